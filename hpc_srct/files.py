@@ -1,0 +1,89 @@
+"""Writing files so that a name that exists is a file that is whole.
+
+Everything is written under another name beside its target and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpc_srct.errors import InputError, MachineError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EACCES: "permission denied; choose a place that you may write to",
+}
+
+
+def machine_error(path: Path, error: OSError) -> MachineError:
+    """Put an operating-system error into words.
+
+    h5py reports a failed write as an ``OSError`` without ``errno``, its number in the text.
+    """
+    number = error.errno
+    if number is None:
+        number = next((n for n in _REASONS if f"errno = {n}," in str(error)), None)
+    reason = _REASONS.get(number, f"{type(error).__name__}: {error}".split("\n", 1)[0])
+    return MachineError(f"{path}: cannot be written: {reason}.")
+
+
+@contextlib.contextmanager
+def written_aside(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it to `path` when the block ends well.
+
+    Parameters
+    ----------
+    path
+        The final name. Its folder is made where it is missing.
+
+    Yields
+    ------
+    Path
+        Where to write. Removed again if the block raises.
+
+    Raises
+    ------
+    MachineError
+        The file could not be written (full disk, read-only file system, no permission).
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with open(aside, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise machine_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+
+
+def refuse_to_overwrite(path: Path | str, what: str) -> None:
+    """Raise `InputError` where `path` exists (an empty folder is no loss)."""
+    path = Path(path)
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists() or path.is_symlink():
+        raise InputError(f"{path}: {what} exists already; choose another name or remove it first.")

@@ -61,7 +61,7 @@ def written_aside(path: Path | str) -> Iterator[Path]:
         yield aside
         with open(aside, "rb+") as handle:
             os.fsync(handle.fileno())
-        os.replace(aside, path)
+        aside.replace(path)
     except OSError as error:
         raise machine_error(path, error) from error
     finally:

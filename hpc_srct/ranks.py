@@ -74,8 +74,9 @@ def communicator(environ: Mapping[str, str] = os.environ) -> Communicator:
 
     world = MPI.COMM_WORLD
     if world.Get_size() == 1 and tasks > 1:
+        library = MPI.Get_library_version().split()[0]
         raise InputError(
-            f"Slurm started {tasks} tasks but MPI sees only one ({MPI.Get_library_version().split()[0]}).\n"
+            f"Slurm started {tasks} tasks but MPI ({library}) sees only one.\n"
             "Start them with `srun --mpi=pmi2` (or pmix), or set `mpi:` in the site profile."
         )
     if world.Get_size() == 1:

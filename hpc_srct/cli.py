@@ -1,0 +1,267 @@
+"""The commands: parse, call one function, print.
+
+Exit codes: 0 done; 1 the machine failed; 2 wrong usage or input; 75 stopped on request with
+the state saved (run it again to go on).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hpc_srct import __version__, console
+from hpc_srct.errors import SrctError
+from hpc_srct.settings import load
+
+# Heavy libraries are imported inside the commands: `srct --help` and the sweep commands answer
+# on a login node that has no torch.
+
+app = typer.Typer(
+    name="srct",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Deep-learning reconstruction of low-dose synchrotron CT.",
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, in YAML's spelling."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Config = Annotated[Path | None, typer.Option("-c", "--config", help="Settings file (YAML).")]
+Layout = Annotated[
+    Path | None, typer.Option("--layout", help="Layout file: which role is found where.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.out.print(f"srct {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a stack trace on errors.")] = False,
+) -> None:
+    """Deep-learning reconstruction of low-dose synchrotron CT."""
+
+
+def _print_json(value: Any) -> None:
+    console.out.print(json.dumps(value, indent=2, default=str), markup=False)
+
+
+@contextlib.contextmanager
+def _ranks_together() -> Iterator[Any]:
+    """Join the MPI ranks; one that fails ends all, and the message is printed once."""
+    from hpc_srct.ranks import communicator
+
+    comm = communicator()
+    try:
+        yield comm
+    except BaseException as error:
+        if comm.size == 1:
+            raise
+        if comm.rank != 0:
+            time.sleep(1.0)  # where rank 0 fails for the same reason, it is the one to say so
+        comm.abort(_report(error))
+        raise
+
+
+@app.command(epilog="Example:  srct doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine has, what will not work, and why."""
+    from hpc_srct.workflows.doctor import examine, render
+
+    checks = examine()
+    if as_json:
+        _print_json([check.to_json() for check in checks])
+    else:
+        console.out.print(render(checks))
+    if any(check.needed and not check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example:  srct simulate scan.h5 size=512 rows=8 photons=1000 seed=1")
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT.h5", help="The raw scan to write.")],
+    overrides: Overrides = None,
+    config: Config = None,
+) -> None:
+    """Write a raw scan (DXchange) of a phantom, with its truth."""
+    from hpc_srct.settings.simulation import SimulationSettings
+    from hpc_srct.simulation import simulate_scan
+
+    simulate_scan(load(SimulationSettings, config, overrides or ()), out)
+    console.say(f"{out}: simulated scan written.")
+
+
+@app.command(epilog="Example:  srct inspect scan.h5")
+def inspect(
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Raw scan: DXchange or NXtomo.")],
+    layout: Layout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is in a scan file, where its rotation centre is, and what preprocessing takes."""
+    from hpc_srct.workflows.inspect import inspect as look
+
+    found = look(scan, layout=layout)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        console.out.print(found)
+
+
+@app.command(epilog="Example:  mpiexec -n 2 srct preprocess scan.h5 -o stores/scan views=1/6")
+def preprocess(
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Raw scan: DXchange or NXtomo.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="STORE", help="Folder to write.")],
+    overrides: Overrides = None,
+    config: Config = None,
+) -> None:
+    """Reconstruct a scan, low-dose and in full, into a slice store; alone or on MPI ranks."""
+    from hpc_srct.preprocessing import preprocess as run
+    from hpc_srct.settings.preprocessing import PreprocessingSettings
+
+    with _ranks_together() as ranks:
+        run(scan, out, load(PreprocessingSettings, config, overrides or ()), ranks)
+        console.say(f"{out}: slice store complete.", rank=ranks.rank)
+
+
+@app.command(epilog="Example:  srct train configs/demo-unet.yaml epochs=20 --run-dir runs/unet")
+def train(
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml")],
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Run folder; default runs/NAME.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+) -> None:
+    """Train a network with DeepSpeed; alone, under `deepspeed`, or under `srun`."""
+    from hpc_srct.settings.experiment import ExperimentSettings
+    from hpc_srct.training import train as run
+
+    settings = load(ExperimentSettings, experiment, overrides or ())
+    run(settings, run_dir or Path("runs") / settings.name, resume)
+
+
+@app.command(epilog="Example:  srct enhance stores/scan --model runs/unet -o stores/enhanced")
+def enhance(
+    source: Annotated[Path, typer.Argument(metavar="STORE_OR_SCAN")],
+    model: Annotated[
+        Path, typer.Option("--model", metavar="RUN_OR_FILE", help="Run folder or .safetensors.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUT", help="Folder to write.")],
+    overrides: Overrides = None,
+    config: Config = None,
+    tiff: Annotated[Path | None, typer.Option("--tiff", metavar="DIR", help="Export TIFF.")] = None,
+    bits: Annotated[int, typer.Option("--bits", help="TIFF depth: 32, 16 or 8.")] = 32,
+    per_metre: Annotated[
+        bool, typer.Option("--per-metre", help="TIFF in attenuation per metre.")
+    ] = False,
+    precision: Annotated[str, typer.Option("--precision", help="O0, bf16 or O2.")] = "O0",
+    tile: Annotated[int | None, typer.Option("--tile", help="Tile edge in pixels.")] = None,
+) -> None:
+    """Turn a low-dose reconstruction into one that looks fully measured."""
+    from hpc_srct.settings.preprocessing import PreprocessingSettings
+    from hpc_srct.workflows.reconstruct import reconstruct
+
+    with _ranks_together() as ranks:
+        reconstruct(
+            source,
+            model,
+            out,
+            ranks,
+            preprocessing=load(PreprocessingSettings, config, overrides or ()),
+            precision=precision,
+            tile=tile,
+            tiff=tiff,
+            bits=bits,
+            per_metre=per_metre,
+        )
+        console.say(f"{out}: enhanced volume complete.", rank=ranks.rank)
+
+
+@app.command(epilog="Example:  srct evaluate runs/unet runs/resattunet --store stores/test")
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...")],
+    store: Annotated[
+        list[Path] | None, typer.Option("--store", help="Slice store; default the run's tests.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """PSNR and SSIM of trained networks beside the classical methods."""
+    from hpc_srct.workflows.evaluate import evaluate as judge
+
+    result = judge(runs, store)
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        console.out.print(result)
+
+
+@app.command(epilog="Example:  srct demo -o demo")
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR")] = Path("demo"),
+) -> None:
+    """The whole road on simulated scans: minutes on a laptop."""
+    from hpc_srct.workflows.demo import demo as run
+
+    run(out)
+
+
+def _report(error: BaseException) -> int:
+    """Print an error as its user should see it; give the exit code."""
+    if isinstance(error, SrctError):
+        style = "yellow" if error.exit_code == 75 else "red"
+        word = "stopped" if error.exit_code == 75 else "error"
+        console.err.print(f"{word}: {error}", style=style, markup=False)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        console.err.print("interrupted", style="yellow")
+        return 130
+    first_line = (str(error).splitlines() or [""])[0]
+    console.err.print(
+        f"error: {type(error).__name__}: {first_line}\n"
+        "This is a fault of the program or the machine; --debug shows where.",
+        style="red",
+        markup=False,
+    )
+    return 1
+
+
+def _without_launcher_words(words: list[str]) -> tuple[list[str], bool]:
+    """Take out what launchers add: deepspeed puts ``--local_rank=N`` before the command."""
+    kept, debug = [], False
+    for word in words:
+        if word.startswith(("--local_rank=", "--local-rank=")):
+            os.environ.setdefault("LOCAL_RANK", word.partition("=")[2])
+        elif word == "--debug":
+            debug = True
+        else:
+            kept.append(word)
+    return kept, debug
+
+
+def main() -> None:
+    """Run one command and exit with its code."""
+    words, debug = _without_launcher_words(sys.argv[1:])
+    try:
+        app(args=words, prog_name="srct")
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        sys.exit(_report(error))

@@ -1,0 +1,63 @@
+"""The command line as its user meets it: real processes, their output and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def srct(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "hpc_srct", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
+
+
+def test_every_command_has_help_with_an_example():
+    commands = [line.split()[1] for line in srct("--help").stdout.splitlines() if line[2:3].strip()]
+    commands = [name for name in commands if name.isalpha()]
+    assert {"doctor", "simulate", "inspect", "preprocess", "train", "enhance"} <= set(commands)
+    for name in commands:
+        answer = srct(name, "--help")
+        assert answer.returncode == 0
+        assert "Example:" in answer.stdout, name
+
+
+def test_doctor_knows_this_machine():
+    checks = {check["name"]: check for check in json.loads(srct("doctor", "--json").stdout)}
+    assert checks["torch"]["ok"]
+    assert checks["mpiexec"]["ok"]
+    assert checks["hdf5"]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["inspect", "nowhere.h5"], "nowhere.h5"),
+        (["inspect", "."], "folder"),
+        (["preprocess", "nowhere.h5", "-o", "out"], "nowhere.h5"),
+        (["simulate", "x.h5", "sise=3"], "did you mean 'size'"),
+        (["train", "nowhere.yaml"], "no such settings file"),
+        (["enhance", "nowhere", "--model", "m", "-o", "out"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["reconstruct"], "No such command"),
+    ],
+)
+def test_wrong_input_is_two_lines_and_exit_code_2(tmp_path, words, message):
+    answer = srct(*words, cwd=tmp_path)
+    assert answer.returncode == 2, answer.stderr
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    if "No such command" not in answer.stderr:
+        assert len(answer.stderr.strip().splitlines()) <= 2, answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_stack_trace(tmp_path):
+    answer = srct("--debug", "inspect", "nowhere.h5", cwd=tmp_path)
+    assert "Traceback" in answer.stderr

@@ -1,0 +1,1 @@
+"""How good a reconstruction is: metrics, tables and figures, on plain arrays."""

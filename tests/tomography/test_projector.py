@@ -1,0 +1,239 @@
+"""The projector against exact line integrals, known grey values, identities and scikit-image."""
+
+import numpy as np
+import pytest
+import torch
+from skimage.transform import iradon
+
+from benchmarks import phantom
+from hpc_srct.errors import InputError
+from hpc_srct.tomography.geometry import field_of_view
+from hpc_srct.tomography.projector import Projector
+
+
+def turn(views, last=np.pi):
+    return np.arange(views) * last / views
+
+
+def blobs_image(size, blobs):
+    x = np.arange(size) - (size - 1) / 2
+    return sum(
+        v * np.exp(-((x - x0) ** 2 + (-x[:, None] - y0) ** 2) / (2 * w**2))
+        for v, x0, y0, w in blobs
+    ).astype(np.float32)
+
+
+def blobs_sinogram(angles, columns, centre, blobs):
+    s = np.arange(columns) - centre
+    return sum(
+        v
+        * w
+        * np.sqrt(2 * np.pi)
+        * np.exp(-((s - (x0 * np.cos(angles) + y0 * np.sin(angles))[:, None]) ** 2) / (2 * w**2))
+        for v, x0, y0, w in blobs
+    ).astype(np.float32)
+
+
+BLOBS = ((1.0, 5.0, -9.0, 3.0), (0.5, -14.0, 6.0, 4.0), (-0.3, 0.0, 15.0, 2.5))
+
+
+def inside(size, share=0.97):
+    return phantom.disc_mask(size, share)
+
+
+@pytest.mark.parametrize("columns", [64, 65])
+@pytest.mark.parametrize("shift", [0.0, 0.5, -3.3])
+def test_forward_equals_exact_line_integrals(columns, shift):
+    centre = (columns - 1) / 2 + shift
+    angles = turn(50) + 0.3
+    exact = blobs_sinogram(angles, columns, centre, BLOBS)
+    found = Projector(angles, columns, centre).forward(blobs_image(columns, BLOBS))
+    assert np.abs(found - exact).max() < 2e-4 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("columns", [64, 65])
+@pytest.mark.parametrize("shift", [0.0, 0.5, -3.3])
+def test_fbp_of_smooth_objects_is_the_object(columns, shift):
+    centre = (columns - 1) / 2 + shift
+    angles = turn(120) - 1.0
+    sinogram = blobs_sinogram(angles, columns, centre, BLOBS)
+    found = Projector(angles, columns, centre).fbp(sinogram)
+    mask = inside(columns, 0.85)
+    assert np.abs(found - blobs_image(columns, BLOBS))[mask].max() < 3e-3
+
+
+def test_forward_of_a_disc_is_its_chords():
+    size, radius = 128, 40.3
+    ellipses = ((0.02, 2 * radius / size, 2 * radius / size, 0.1, -0.2, 0.0),)
+    angles = turn(20)
+    exact = phantom.sinogram(angles, size, ellipses=ellipses, samples=16)
+    found = Projector(angles, size).forward(phantom.image(size, ellipses))
+    error = found - exact
+    assert np.sqrt(np.mean(error**2)) < 5e-3 * exact.max()
+    # Every ray's integral over the detector is the area: the mass has no ringing.
+    area = 0.02 * np.pi * radius**2
+    np.testing.assert_allclose(found.sum(axis=1), area, rtol=1e-3)
+
+
+@pytest.mark.parametrize("filter", ["ramp", "hann", "parzen"])
+def test_disc_of_known_attenuation_has_its_grey_value(filter):
+    size, value = 256, 0.013
+    ellipses = ((value, 0.6, 0.6, 0.05, -0.1, 0.0),)
+    sinogram = phantom.sinogram(turn(300), size, ellipses=ellipses)
+    found = Projector(turn(300), size).fbp(sinogram, filter=filter)
+    x = (np.arange(size) - (size - 1) / 2) * 2 / size
+    core = (x - 0.05) ** 2 + (-x[:, None] + 0.1) ** 2 < 0.55**2
+    beside = inside(size) & ((x - 0.05) ** 2 + (-x[:, None] + 0.1) ** 2 > 0.65**2)
+    assert abs(found[core].mean() / value - 1) < 0.005
+    assert abs(found[beside].mean() / value) < 0.005
+
+
+def test_shepp_logan_error_is_that_of_a_correct_fbp():
+    """Toft's phantom, pixel-averaged sinogram, 8 × 8 area-averaged image, radius 0.97."""
+    size, views = 512, 400
+    found = Projector(turn(views), size).fbp(phantom.sinogram(turn(views), size))
+    error = (found - phantom.image(size))[inside(size)]
+    assert np.sqrt(np.mean(error**2)) <= 0.016
+    assert abs(error.mean()) < 1e-3
+
+
+def test_agrees_with_scikit_image_on_smooth_objects():
+    size, views = 96, 150
+    sinogram = blobs_sinogram(turn(views), size, size // 2, BLOBS)
+    # iradon's axis is at N // 2, half a pixel from the middle of an even detector.
+    degrees = np.degrees(turn(views))
+    theirs = iradon(sinogram.T.astype(float), theta=degrees, interpolation="cubic")
+    ours = Projector(turn(views), size + 1, size // 2).fbp(np.pad(sinogram, ((0, 0), (0, 1))))
+    mask = inside(size, 0.85)
+    assert np.abs(ours[:size, :size] - theirs)[mask].max() < 5e-3
+
+
+@pytest.mark.parametrize(
+    "columns, views, size, centre",
+    [(64, 45, None, None), (63, 45, None, 31.5), (50, 31, 81, 20.0), (80, 31, 41, 44.25)],
+)
+def test_forward_and_adjoint_are_an_adjoint_pair(columns, views, size, centre):
+    rng = np.random.default_rng(1)
+    projector = Projector(rng.uniform(-4, 4, views), columns, centre, size)
+    x = rng.standard_normal((3, projector.size, projector.size), np.float32)
+    y = rng.standard_normal((3, views, columns), np.float32)
+    ax, aty = projector.forward(x).astype(float), projector.adjoint(y).astype(float)
+    assert abs(np.vdot(ax, y) - np.vdot(x, aty)) < 1e-4 * abs(np.vdot(ax, y))
+    # The inner products of each slice, so that an error between partners shows.
+    for i in range(3):
+        scale = np.linalg.norm(ax[i]) * np.linalg.norm(y[i])
+        assert abs(np.vdot(ax[i], y[i]) - np.vdot(x[i], aty[i])) < 1e-5 * scale
+
+
+def test_any_size_shows_the_same_object():
+    angles, columns = turn(150), 101
+    sinogram = blobs_sinogram(angles, columns, 50.0, BLOBS)
+    whole = Projector(angles, columns, 50.0).fbp(sinogram)
+    for size in (61, 151):
+        part = Projector(angles, columns, 50.0, size).fbp(sinogram)
+        cut = min(size, columns) // 2 - 8
+        a, b = (columns - 1) // 2, (size - 1) // 2
+        np.testing.assert_allclose(
+            part[b - cut : b + cut, b - cut : b + cut],
+            whole[a - cut : a + cut, a - cut : a + cut],
+            atol=4e-3,
+        )
+
+
+def test_order_of_views_does_not_matter():
+    angles = turn(90)
+    sinogram = blobs_sinogram(angles, 64, 31.5, BLOBS)
+    order = np.random.default_rng(0).permutation(90)
+    straight = Projector(angles, 64).fbp(sinogram)
+    shuffled = Projector(angles[order], 64).fbp(sinogram[order])
+    np.testing.assert_allclose(shuffled, straight, atol=1e-5)
+
+
+def test_full_turn_and_repeated_end_point_give_the_same_slice():
+    half = Projector(turn(120), 64).fbp(blobs_sinogram(turn(120), 64, 31.5, BLOBS))
+    for angles in (turn(240, 2 * np.pi), np.linspace(0, np.pi, 121), np.linspace(0, -np.pi, 121)):
+        found = Projector(angles, 64).fbp(blobs_sinogram(angles, 64, 31.5, BLOBS))
+        np.testing.assert_allclose(found, half, atol=2e-3)
+
+
+def test_a_slice_depends_on_its_pair_alone_and_on_no_thread():
+    angles = turn(40)
+    rng = np.random.default_rng(2)
+    sinograms = rng.standard_normal((7, 40, 48), np.float32)
+    whole = Projector(angles, 48).fbp(sinograms)
+    assert whole.shape == (7, 48, 48)
+    np.testing.assert_array_equal(Projector(angles, 48, threads=3).fbp(sinograms), whole)
+    np.testing.assert_array_equal(Projector(angles, 48).fbp(sinograms[2:4]), whole[2:4])
+    np.testing.assert_array_equal(Projector(angles, 48).fbp(sinograms[6]), whole[6])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_never_reaches_the_partner(bad):
+    angles = turn(40)
+    sinograms = np.random.default_rng(3).standard_normal((4, 40, 48)).astype(np.float32)
+    spoilt = sinograms.copy()
+    spoilt[1, 5, 7] = bad
+    zeroed = sinograms.copy()
+    zeroed[1] = 0
+    projector = Projector(angles, 48)
+    for operator in (projector.fbp, projector.adjoint):
+        found = operator(spoilt)
+        assert np.isnan(found[1]).all()
+        np.testing.assert_array_equal(found[[0, 2, 3]], operator(zeroed)[[0, 2, 3]])
+    images = np.random.default_rng(3).standard_normal((2, 48, 48)).astype(np.float32)
+    images[0, 3, 3] = bad
+    found = projector.forward(images)
+    assert np.isnan(found[0]).all()
+    assert np.isfinite(found[1]).all()
+
+
+def test_little_leaks_between_partners():
+    sinogram = phantom.sinogram(turn(200), 128)
+    found = Projector(turn(200), 128).fbp(np.stack([sinogram, np.zeros_like(sinogram)]))
+    assert np.abs(found[1][inside(128)]).max() < 1e-4 * np.ptp(found[0])
+
+
+def test_input_is_left_as_it_was_and_dtypes_are_taken():
+    counts = np.random.default_rng(0).integers(0, 9, (2, 30, 32)).astype(np.uint16)
+    before = counts.copy()
+    projector = Projector(turn(30), 32)
+    found = projector.fbp(counts)
+    np.testing.assert_array_equal(counts, before)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, projector.fbp(counts.astype(np.float64)))
+
+
+@pytest.mark.parametrize("name", ["fbp", "forward", "adjoint"])
+def test_torch_gradient_is_the_transpose(name):
+    """The gradient of ⟨op(x), y⟩ is opᵀ y: checked against op itself on random directions."""
+    projector = Projector(turn(21) + 0.1, 26, 12.3, 24)
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 24, 24) if name == "forward" else (3, 21, 26)
+    x = torch.randn(shape, generator=generator, requires_grad=True)
+    out = getattr(projector, name)(x)
+    y = torch.randn(out.shape, generator=generator)
+    (gradient,) = torch.autograd.grad((out * y).sum(), x)
+    direction = torch.randn(shape, generator=generator)
+    expected = (getattr(projector, name)(direction) * y).double().sum()
+    scale = direction.norm() * gradient.norm()
+    assert abs((gradient * direction).double().sum() - expected) < 1e-5 * scale
+    np.testing.assert_array_equal(
+        out.detach().numpy(), getattr(projector, name)(x.detach().numpy())
+    )
+
+
+def test_bad_input_is_named():
+    with pytest.raises(InputError, match=r"\(30, 32\).*found \(2, 31, 32\)"):
+        Projector(turn(30), 32).fbp(np.zeros((2, 31, 32), np.float32))
+    with pytest.raises(InputError, match="rotation centre 40"):
+        Projector(turn(30), 32, centre=40)
+    with pytest.raises(InputError, match="view 1 is not a number"):
+        Projector([0.0, np.nan], 32)
+    with pytest.raises(InputError, match="shepp"):
+        Projector(turn(30), 32).fbp(np.zeros((30, 32), np.float32), filter="sheep")
+
+
+def test_field_of_view_is_what_every_view_sees():
+    assert field_of_view(101) == 50
+    assert field_of_view(101, 30.5) == 30.5
+    assert field_of_view(101, 80) == 20

@@ -213,14 +213,31 @@ def evaluate(
         console.out.print(result)
 
 
+@app.command(epilog="Example:  srct study configs/tooth.yaml scans.test=scan.h5 -o tooth")
+def study(
+    settings: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder; default its name.")
+    ] = None,
+) -> None:
+    """A whole experiment from one file: scans, stores, runs, table and picture."""
+    from hpc_srct.settings.study import StudySettings
+    from hpc_srct.workflows.study import run_study
+
+    wanted = load(StudySettings, settings, overrides or ())
+    console.out.print(run_study(wanted, out or Path(wanted.name)))
+
+
 @app.command(epilog="Example:  srct demo -o demo")
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR")] = Path("demo"),
 ) -> None:
     """The whole road on simulated scans: minutes on a laptop."""
-    from hpc_srct.workflows.demo import demo as run
+    from hpc_srct.settings.study import StudySettings
+    from hpc_srct.workflows.study import run_study
 
-    run(out)
+    console.out.print(run_study(load(StudySettings, "demo.yaml"), out))
 
 
 def _report(error: BaseException) -> int:

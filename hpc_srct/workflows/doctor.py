@@ -15,6 +15,8 @@ from typing import Any
 
 from rich.table import Table
 
+from hpc_srct.workflows.programs import find_program
+
 
 @dataclass(frozen=True)
 class Check:
@@ -130,7 +132,7 @@ def _mpi() -> list[Check]:
         note = "pip install mpi4py mpich, or load the cluster's MPI module"
         return [Check("mpi", last, False, True, note)]
     library = " ".join(answer.stdout.split())
-    mpiexec = launcher("mpiexec")
+    mpiexec = find_program("mpiexec")
     checks = [Check("mpi", library, True, True)]
     if mpiexec is None:
         checks.append(Check("mpiexec", "missing", False, note="preprocessing runs on one rank"))
@@ -143,12 +145,6 @@ def _mpi() -> list[Check]:
     note = "" if works else "this mpiexec does not belong to the MPI that mpi4py loads"
     checks.append(Check("mpiexec", mpiexec, works, note=note))
     return checks
-
-
-def launcher(name: str) -> str | None:
-    """Find a program beside this Python first, so that it belongs to the same environment."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name)
 
 
 def _hdf5() -> list[Check]:

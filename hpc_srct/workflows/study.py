@@ -1,0 +1,129 @@
+"""A whole experiment from one file: scans → stores → runs → table and picture.
+
+Every step is a command that a user could type, run as a process of its own; a step whose
+result is there is done, so that a study that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import yaml
+
+from hpc_srct import console
+from hpc_srct.errors import InputError
+from hpc_srct.files import write_text
+from hpc_srct.settings.experiment import ExperimentSettings
+from hpc_srct.settings.simulation import SimulationSettings
+from hpc_srct.settings.study import StudySettings
+from hpc_srct.workflows.evaluate import Evaluation, evaluate
+from hpc_srct.workflows.programs import run
+
+
+def run_study(settings: StudySettings, out: Path) -> Evaluation:
+    """Do what is missing of a study in folder `out`, and evaluate its runs.
+
+    Parameters
+    ----------
+    settings
+        What to do.
+    out
+        Folder: ``scans/``, ``stores/``, ``runs/``, ``settings/`` (a file for each command),
+        and the table and picture.
+
+    Returns
+    -------
+    Evaluation
+        The table of all runs beside the classical methods.
+
+    Raises
+    ------
+    InputError
+        The folder holds another study, or something else.
+    """
+    start = time.monotonic()
+    _claim(settings, out)
+    for name, scan in settings.scans.items():
+        _reconstructed(name, scan, settings, out)
+    runs = [_trained(experiment, out) for experiment in experiments(settings, out)]
+    result = evaluate(runs, out=out)
+    console.say(f"{settings.name}: done in {time.monotonic() - start:.0f} s.")
+    return result
+
+
+def experiments(settings: StudySettings, out: Path) -> list[ExperimentSettings]:
+    """Spell out the runs: every model in every precision with every seed."""
+    shared = settings.experiment
+    stores = {
+        role: tuple(
+            str(_store(name, out)) if name in settings.scans else name
+            for name in getattr(shared, role)
+        )
+        for role in ("train", "validation", "test")
+    }
+    return [
+        shared.model_copy(
+            update={
+                **stores,
+                "name": f"{model}-{precision}-{seed}",
+                "model": shared.model.model_copy(update={"name": model}),
+                "precision": precision,
+                "seed": seed,
+            }
+        )
+        for model in settings.models
+        for precision in settings.precisions
+        for seed in settings.seeds
+    ]
+
+
+def _store(name: str, out: Path) -> Path:
+    return out / "stores" / name
+
+
+def _claim(settings: StudySettings, out: Path) -> None:
+    record = out / "study.yaml"
+    text = yaml.safe_dump(settings.dump(), sort_keys=False)
+    if record.exists():
+        if record.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{record}: this folder holds a study with other settings; choose another folder"
+                " (-o) or remove this one."
+            )
+        console.say(f"{out}: going on with what is there.")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and holds no study; choose another folder (-o).")
+    write_text(record, text)
+
+
+def _settings_file(name: str, tree: dict, out: Path) -> Path:
+    path = out / "settings" / f"{name}.yaml"
+    write_text(path, yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def _reconstructed(
+    name: str, scan: SimulationSettings | str, settings: StudySettings, out: Path
+) -> None:
+    if (_store(name, out) / "slices.h5").exists():
+        return
+    raw = Path(scan) if isinstance(scan, str) else out / "scans" / f"{name}.h5"
+    if isinstance(scan, SimulationSettings) and not raw.exists():
+        run(["simulate", raw, "-c", _settings_file(name, scan.dump(), out)])
+    how = _settings_file("preprocessing", settings.preprocessing.dump(), out)
+    run(
+        ["preprocess", raw, "-o", _store(name, out), "-c", how],
+        ranks=settings.ranks,
+        environment={"OMP_NUM_THREADS": "1"},
+    )
+
+
+def _trained(experiment: ExperimentSettings, out: Path) -> Path:
+    folder = out / "runs" / experiment.name
+    if not (folder / "model.safetensors").exists():
+        words = ["train", _settings_file(experiment.name, experiment.dump(), out)]
+        words += ["--run-dir", folder]
+        run(words + (["--resume"] if (folder / "checkpoints").is_dir() else []))
+    return folder

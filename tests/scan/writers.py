@@ -1,0 +1,73 @@
+"""Small files as beamlines write them: every frame is filled with its own index + 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+ROWS, COLUMNS = 4, 6
+
+
+def numbered(count: int, first: int = 0) -> np.ndarray:
+    """Frames (count, ROWS, COLUMNS) of uint16 that tell which they are, and row and column."""
+    frame = np.arange(first, first + count)[:, None, None]
+    row = np.arange(ROWS)[None, :, None]
+    column = np.arange(COLUMNS)[None, None, :]
+    return (1 + column + 10 * row + 100 * frame).astype(np.uint16)
+
+
+def write_nxtomo(
+    path: Path,
+    key,
+    angles=None,
+    *,
+    entry="entry1/tomo_entry",
+    definition="NXtomo",
+    units="degrees",
+    classes=True,
+    detector="instrument/detector",
+    data=None,
+    chunks=None,
+) -> Path:
+    """Write an NXtomo file with the given image key."""
+    count = len(key)
+    angles = np.linspace(0, 180, count) if angles is None else angles
+    with h5py.File(path, "w") as file:
+        group = file.create_group(entry)
+        if classes:
+            group.attrs["NX_class"] = np.bytes_("NXsubentry")
+        if definition is not None:
+            group["definition"] = definition
+        home = group.create_group(detector)
+        if classes:
+            home.parent.attrs["NX_class"] = "NXinstrument"
+            home.attrs["NX_class"] = "NXdetector"
+        if data is None:
+            home.create_dataset("data", data=numbered(count), chunks=chunks)
+        else:
+            home["data"] = data
+        home["image_key"] = key
+        group["sample/rotation_angle"] = angles
+        if units is not None:
+            group["sample/rotation_angle"].attrs["units"] = units
+    return path
+
+
+def write_dxchange(path: Path, n_views=5, n_flats=2, n_darks=1, *, theta="even", axes=None) -> Path:
+    """Write a DXchange file; flats and darks are numbered on after the projections."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("exchange")
+        group["data"] = numbered(n_views)
+        if axes:
+            group["data"].attrs["axes"] = axes
+        if n_flats:
+            group["data_white"] = numbered(n_flats, n_views)
+        if n_darks:
+            group["data_dark"] = numbered(n_darks, n_views + n_flats)
+        if theta is not None:
+            values = np.linspace(0, 180, n_views) if isinstance(theta, str) else theta
+            group["theta"] = values
+            group["theta"].attrs["units"] = "deg"
+    return path

@@ -1,4 +1,4 @@
-"""One real Slurm for all cluster tests, brought up at the first that asks and taken down at the end."""
+"""One real Slurm for all cluster tests: up at the first that asks, taken down at the end."""
 
 from __future__ import annotations
 

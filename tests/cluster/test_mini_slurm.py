@@ -122,7 +122,7 @@ def test_it_ends_with_the_process_that_brought_it_up(tmp_path, wait):
 
 
 def commands(folder: Path) -> list[str]:
-    """Every process of the cluster in `folder`: its daemons name the folder in their environment."""
+    """Every process of the cluster in `folder`, which they name in their environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

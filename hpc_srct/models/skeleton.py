@@ -116,7 +116,8 @@ class Skeleton(nn.Module):
         # stride grid and touches the border is padded exactly as the whole slice is.
         padding = (0, -width % self.stride, 0, -height % self.stride)
         padded = F.pad(x, padding, mode="replicate") if any(padding) else x
-        error = self.error(padded)[..., :height, :width]
+        # A network in half precision predicts the error in it; an fp32 slice keeps its digits.
+        error = self.error(padded.to(self.last.weight.dtype))[..., :height, :width]
         middle = self.channels // 2
         return x[:, middle : middle + 1] + error
 

@@ -183,6 +183,12 @@ def test_half_precision_keeps_fp32_statistics(name, dtype):
 
 
 @both
+def test_fp32_slice_keeps_its_digits_through_a_half_precision_network(name):
+    x = 1 + 1e-4 * torch.randn(1, 1, 16, 16)
+    assert torch.equal(build(name, 2, 2).to(torch.bfloat16)(x), x)
+
+
+@both
 def test_channels_last_gives_the_same(name):
     model = scrambled(name).eval()
     x = torch.randn(2, 1, 24, 24)

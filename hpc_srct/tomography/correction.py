@@ -1,0 +1,188 @@
+"""From counts to line integrals: flat and dark fields, dead pixels, floor and logarithm."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hpc_srct.errors import InputError
+
+# −ln 1e-3 = 6.9: little light comes through more than that, and what comes is mostly noise.
+FLOOR = 1e-3
+# A pixel with less beam than this share of its row's median is dead: its ratio is noise alone.
+DEAD_SHARE = 1e-3
+
+
+def median_frame(frames: ArrayLike) -> NDArray[np.float32]:
+    """Take the median over frames (k, rows, columns), which no single zinger can move."""
+    frames = np.asarray(frames)
+    if frames.ndim != 3 or len(frames) == 0:
+        raise InputError(f"frames: expected (frames, rows, columns), found {frames.shape}.")
+    return np.median(frames, axis=0).astype(np.float32)
+
+
+def dead_pixels(flat: ArrayLike, dark: ArrayLike) -> NDArray[np.bool_]:
+    """Mark the pixels that see no beam: flat equal to dark, below it, or not a number.
+
+    Parameters
+    ----------
+    flat
+        (rows, columns) or (groups, rows, columns), counts.
+    dark
+        (rows, columns), counts.
+
+    Returns
+    -------
+    ndarray (rows, columns) of bool
+        True where any group has no beam. Judged row by row, so that the answer does not depend
+        on which rows are looked at together.
+    """
+    dark = np.asarray(dark, np.float32)
+    beam = np.asarray(flat, np.float32).reshape(-1, *dark.shape) - dark
+    lit = np.where(np.isfinite(beam) & (beam > 0), beam, np.nan)
+    with np.errstate(invalid="ignore"):
+        usual = _nan_median(lit)
+        return ~(lit > DEAD_SHARE * usual[..., None]).all(axis=0)
+
+
+def _nan_median(lit: NDArray) -> NDArray:
+    # np.nanmedian warns on rows without a single number; those are dead throughout.
+    empty = np.isnan(lit).all(axis=-1)
+    return np.nanmedian(np.where(empty[..., None], 0, lit), axis=-1)
+
+
+def transmission(
+    frames: NDArray,
+    flat: ArrayLike,
+    dark: ArrayLike,
+    *,
+    floor: float = FLOOR,
+    flat_positions: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Divide what came through the sample by what would have come without it.
+
+    (frame − dark) / (flat − dark), with dead pixels mended from the nearest live ones in their
+    row and values below the floor raised to it, so that a pixel that saw nothing reads as
+    dense, never as air.
+
+    Parameters
+    ----------
+    frames
+        (views, rows, columns), counts of any type.
+    flat
+        (rows, columns); or (groups, rows, columns) with `flat_positions`.
+    dark
+        (rows, columns), counts.
+    floor
+        Least transmission, above 0.
+    flat_positions, positions
+        Where in the scan the groups of flats (groups,) and these frames (views,) were taken,
+        on one scale. Between two groups the flat is interpolated; before the first and after
+        the last it is the nearest group's.
+
+    Returns
+    -------
+    transmission : ndarray (views, rows, columns), float32
+        A row without a single live pixel is NaN.
+    clipped : ndarray (rows,), int64
+        How many values in each row were raised to the floor.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, a floor that is not above 0, several flats without positions.
+    """
+    frames = np.asarray(frames)
+    flats = np.asarray(flat, np.float32)
+    dark = np.asarray(dark, np.float32)
+    if not floor > 0:
+        raise InputError(f"floor {floor}: expected a transmission above 0.")
+    if frames.ndim != 3 or dark.shape != frames.shape[1:] or flats.shape[-2:] != dark.shape:
+        raise InputError(
+            f"frames {frames.shape}, flat {flats.shape}, dark {dark.shape}: expected "
+            "(views, rows, columns) and (rows, columns) twice."
+        )
+    flats = flats.reshape(-1, *dark.shape)
+    if len(flats) > 1 and (flat_positions is None or positions is None):
+        raise InputError(f"{len(flats)} groups of flats: expected flat_positions and positions.")
+    dead = dead_pixels(flats, dark)
+    beam = np.where(dead, np.float32(1), flats - dark)
+    out = np.empty(frames.shape, np.float32)
+    if len(beam) == 1:
+        inverse = 1 / beam[0]
+        for view, frame in enumerate(frames):
+            np.subtract(frame, dark, out=out[view], dtype=np.float32)
+            out[view] *= inverse
+    else:
+        first, share = _between(np.asarray(flat_positions, float), np.asarray(positions, float))
+        for view, frame in enumerate(frames):
+            a, b = beam[first[view]], beam[first[view] + 1]
+            np.subtract(frame, dark, out=out[view], dtype=np.float32)
+            out[view] /= a + np.float32(share[view]) * (b - a)
+    _mend_dead(out, dead)
+    _mend_not_finite(out)
+    low = out < floor
+    clipped = np.count_nonzero(low, axis=(0, 2)).astype(np.int64)
+    np.copyto(out, np.float32(floor), where=low)
+    return out, clipped
+
+
+def minus_log(transmission: NDArray, out: NDArray | None = None) -> NDArray[np.float32]:
+    """Turn transmissions into line integrals of attenuation, −ln t.
+
+    Parameters
+    ----------
+    transmission
+        Any shape; above 0, or NaN, which stays NaN.
+    out
+        Where to write; may be the input itself.
+
+    Raises
+    ------
+    InputError
+        A value of 0 or below: `transmission` has not gone through the floor.
+    """
+    if transmission.size and not np.fmin.reduce(transmission, axis=None, initial=1.0) > 0:
+        raise InputError(
+            f"minus_log: expected transmissions above 0, found {np.nanmin(transmission)}."
+        )
+    out = np.log(transmission, out=out, dtype=np.float32)
+    return np.negative(out, out=out)
+
+
+def _between(groups: NDArray, positions: NDArray) -> tuple[NDArray[np.int64], NDArray]:
+    """Say after which group each position lies, and how far on the way to the next (0..1)."""
+    if (np.diff(groups) <= 0).any():
+        raise InputError(f"flat_positions {groups.tolist()}: expected rising positions.")
+    first = np.clip(np.searchsorted(groups, positions, side="right") - 1, 0, len(groups) - 2)
+    share = (positions - groups[first]) / (groups[first + 1] - groups[first])
+    return first, np.clip(share, 0.0, 1.0)
+
+
+def _mend_dead(values: NDArray[np.float32], dead: NDArray[np.bool_]) -> None:
+    """Fill dead pixels along their row from the nearest live ones, in every view."""
+    for row in np.flatnonzero(dead.any(axis=1)):
+        bad = np.flatnonzero(dead[row])
+        good = np.flatnonzero(~dead[row])
+        if good.size == 0:
+            values[:, row] = np.nan
+            continue
+        right = np.minimum(np.searchsorted(good, bad), good.size - 1)
+        left = np.maximum(np.searchsorted(good, bad) - 1, 0)
+        left, right = good[left], good[right]
+        span = np.maximum(right - left, 1)
+        share = np.clip((bad - left) / span, 0, 1).astype(np.float32)
+        lower, upper = values[:, row, left], values[:, row, right]
+        values[:, row, bad] = lower + share * (upper - lower)
+
+
+def _mend_not_finite(values: NDArray[np.float32]) -> None:
+    """Fill NaN and infinity from the nearest numbers in the same view and row."""
+    spoilt = ~np.isfinite(values.sum(axis=2, dtype=np.float64))
+    for view, row in zip(*np.nonzero(spoilt), strict=True):
+        line = values[view, row]
+        good = np.isfinite(line)
+        if good.any() and not good.all():
+            where = np.flatnonzero(good)
+            line[~good] = np.interp(np.flatnonzero(~good), where, line[where])

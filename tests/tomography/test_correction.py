@@ -1,0 +1,124 @@
+"""Counts to line integrals: limits, and pixels that tell lies."""
+
+import numpy as np
+import pytest
+
+from hpc_srct.errors import InputError
+from hpc_srct.tomography.correction import (
+    dead_pixels,
+    median_frame,
+    minus_log,
+    transmission,
+)
+
+
+def scan(views=5, rows=3, columns=16, flat=1000, dark=10):
+    truth = np.random.default_rng(0).uniform(0.2, 0.9, (views, rows, columns)).astype(np.float32)
+    flats = np.full((rows, columns), flat, np.float32)
+    darks = np.full((rows, columns), dark, np.float32)
+    return truth, truth * (flats - darks) + darks, flats, darks
+
+
+def test_gives_back_the_transmission():
+    truth, frames, flat, dark = scan()
+    found, clipped = transmission(frames, flat, dark)
+    np.testing.assert_allclose(found, truth, rtol=1e-5)
+    assert found.dtype == np.float32
+    assert clipped.dtype == np.int64
+    np.testing.assert_array_equal(clipped, 0)
+    np.testing.assert_allclose(minus_log(found), -np.log(truth), rtol=1e-4, atol=1e-5)
+
+
+def test_counts_below_dark_are_dense_never_air():
+    _, frames, flat, dark = scan()
+    counts = frames.astype(np.uint16)
+    counts[1, 2, 3:5] = (0, 10)  # below the dark level and at it: unsigned must not wrap round
+    found, clipped = transmission(counts, flat, dark, floor=0.002)
+    np.testing.assert_allclose(found[1, 2, 3:5], 0.002)
+    np.testing.assert_array_equal(clipped, [0, 0, 2])
+    assert minus_log(found)[1, 2, 3] == pytest.approx(-np.log(0.002))
+
+
+def test_dead_pixels_are_mended_from_their_row():
+    truth, frames, flat, dark = scan()
+    ramp = np.linspace(0.3, 0.8, 16, dtype=np.float32)
+    frames[:] = ramp * 990 + 10
+    for column in (0, 6, 7, 15):
+        flat[1, column] = 10  # flat == dark
+    flat[1, 9] = np.nan
+    frames[:, 1, [0, 6, 7, 9, 15]] = 10
+    np.testing.assert_array_equal(
+        np.flatnonzero(dead_pixels(flat, dark)), 16 + np.r_[0, 6, 7, 9, 15]
+    )
+    found, clipped = transmission(frames, flat, dark)
+    expected = ramp.copy()
+    expected[[0, 15]] = ramp[[1, 14]]
+    np.testing.assert_allclose(found[:, 1], np.tile(expected, (5, 1)), rtol=1e-5)
+    np.testing.assert_allclose(found[:, [0, 2]], np.tile(ramp, (5, 2, 1)), rtol=1e-5)
+    assert not clipped.any()
+
+
+def test_a_row_without_beam_is_nan_and_its_neighbours_are_not():
+    truth, frames, flat, dark = scan()
+    flat[1] = dark[1]
+    found, clipped = transmission(frames, flat, dark)
+    assert np.isnan(found[:, 1]).all()
+    np.testing.assert_allclose(found[:, [0, 2]], truth[:, [0, 2]], rtol=1e-5)
+    assert not clipped.any()
+    assert np.isnan(minus_log(found)[:, 1]).all()
+
+
+def test_not_a_number_in_a_frame_is_mended_there_alone():
+    truth, frames, flat, dark = scan()
+    frames[2, 0, 5] = np.nan
+    frames[3, 1, 0] = np.inf
+    found, _ = transmission(frames, flat, dark)
+    assert found[2, 0, 5] == pytest.approx((truth[2, 0, 4] + truth[2, 0, 6]) / 2, rel=1e-4)
+    assert found[3, 1, 0] == pytest.approx(truth[3, 1, 1], rel=1e-4)
+    found[2, 0, 5], found[3, 1, 0] = truth[2, 0, 5], truth[3, 1, 0]
+    np.testing.assert_allclose(found, truth, rtol=1e-5)
+
+
+def test_flats_are_interpolated_between_groups_and_held_outside():
+    truth, _, flat, dark = scan(views=7)
+    groups = np.stack([flat, 2 * flat, flat])
+    positions = np.array([-1.0, 0, 2, 4, 5, 8, 9])  # flats at 0, 4 and 8
+    level = np.interp(positions, [0, 4, 8], [1, 2, 1])[:, None, None]
+    frames = truth * (level * flat - dark) + dark
+    found, _ = transmission(frames, groups, dark, flat_positions=[0, 4, 8], positions=positions)
+    np.testing.assert_allclose(found, truth, rtol=1e-5)
+    with pytest.raises(InputError, match="3 groups of flats"):
+        transmission(frames, groups, dark)
+    with pytest.raises(InputError, match="rising"):
+        transmission(frames, groups, dark, flat_positions=[0, 8, 4], positions=positions)
+
+
+def test_rows_do_not_depend_on_the_rows_beside_them():
+    _, frames, flat, dark = scan(rows=6)
+    flat[2:] *= 1e-4
+    flat[4, 3] = np.nan
+    whole, clipped = transmission(frames, flat, dark)
+    for row in range(6):
+        part, count = transmission(
+            frames[:, row : row + 1], flat[row : row + 1], dark[row : row + 1]
+        )
+        np.testing.assert_array_equal(part[:, 0], whole[:, row])
+        assert count[0] == clipped[row]
+
+
+def test_median_ignores_one_zinger():
+    frames = np.full((5, 2, 3), 100, np.uint16)
+    frames[3, 1, 1] = 60000
+    np.testing.assert_array_equal(median_frame(frames), 100)
+    with pytest.raises(InputError, match="frames"):
+        median_frame(np.zeros((0, 2, 3)))
+
+
+def test_wrong_input_is_named():
+    _, frames, flat, dark = scan()
+    with pytest.raises(InputError, match="floor 0"):
+        transmission(frames, flat, dark, floor=0)
+    with pytest.raises(InputError, match="expected"):
+        transmission(frames, flat[:2], dark)
+    with pytest.raises(InputError, match="above 0"):
+        minus_log(np.array([0.5, 0.0], np.float32))

@@ -286,6 +286,8 @@ class BlockWriter:
             properties.set_chunk((1, *(min(CHUNK, side) for side in shape)))
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        # HDF5 would write the time of making into every dataset's header.
+        properties.set_obj_track_times(False)
         links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
         links.set_create_intermediate_group(True)
         h5py.h5d.create(

@@ -139,10 +139,12 @@ def _angles(
             f"{stack.file}: {where}: no rotation angles there.\n"
             f"Name their path in a layout file, or {_HOW_TO_GIVE_ANGLES}."
         )
+    if found.note:
+        roles.notes.append(found.note)
     if found.span is not None:
         return np.linspace(*found.span, len(views))
-    if found.values is not None:
-        return found.values
+    if found.steps is not None:
+        return _by_steps(roles, stack, len(views), found.steps)
     place = found.place
     values = place.file.values(place.path)
     if values is None:
@@ -161,6 +163,21 @@ def _angles(
     dataset = place.file.dataset(place.path)
     units = found.units or _units(dataset)
     return to_radians(chosen, units, str(place), roles.notes)
+
+
+def _by_steps(
+    roles: Roles, stack: Stack, n_views: int, steps: tuple[float, float, float]
+) -> np.ndarray:
+    first, step, planned = steps
+    if planned < n_views:
+        raise InputError(
+            f"{stack}: {planned:g} angles for {n_views} projections: the rotation that the file"
+            f" names is too short, and there is no theta.\nMend the file, or"
+            f" {_HOW_TO_GIVE_ANGLES}."
+        )
+    if n_views < planned < math.inf:
+        roles.notes.append(f"{stack}: stopped after {n_views} of {planned:g} projections.")
+    return first + step * np.arange(n_views)
 
 
 def _units(dataset: h5py.Dataset | None) -> str:

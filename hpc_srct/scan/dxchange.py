@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import h5py
-import numpy as np
 
 from hpc_srct.errors import InputError
 from hpc_srct.scan.hdf5 import Hdf5File, attribute, text_of
@@ -61,7 +60,7 @@ def read_roles(file: Hdf5File) -> Roles:
     roles.projections = _frames(file, f"{home}/data", None)
     roles.flats = _beam_frames(file, home, "white", "flat", roles)
     roles.darks = _beam_frames(file, home, "dark", "dark", roles)
-    roles.angles = _angles(file, home, int(data.shape[0]), roles)
+    roles.angles = _angles(file, home)
     roles.pixel_size = _pixel_size(file, roles.notes)
     if file.dataset("/simulation/truth/data") is not None:
         roles.truth = Place(file, "/simulation/truth/data")
@@ -91,39 +90,31 @@ def _beam_frames(
     return None
 
 
-def _angles(file: Hdf5File, home: str, n_views: int, roles: Roles) -> Angles:
+def _angles(file: Hdf5File, home: str) -> Angles:
     for path in dict.fromkeys((f"{home}/theta", "/exchange/theta")):
         if file.dataset(path) is not None:
             return Angles(Place(file, path), of="projections")
-    path = f"{home}/theta"
-    rotation = {
-        name: file.values(f"{_ACQUISITION}/rotation/{name}")
-        for name in ("rotation_start", "rotation_step", "num_angles")
-    }
-    start, step, count = (value[0] if value is not None else None for value in rotation.values())
-    if step is not None and step != 0:
-        if count is not None and count < n_views:
-            raise InputError(
-                f"{file}: {_ACQUISITION}/rotation/num_angles: {count:g} angles for {n_views}"
-                " projections, and no theta.\n"
-                "Give the range of the projections: angle_range=[FIRST,LAST] in degrees."
-            )
-        first = 0.0 if start is None else start
-        roles.notes.append(
-            f"{file}: no {path}; rebuilt from {_ACQUISITION}/rotation: start {first:g}°, step"
-            f" {step:g}°"
-            + (f" (stopped after {n_views} of {count:g})." if _cut(count, n_views) else ".")
+    rotation = f"{_ACQUISITION}/rotation"
+    start, step, count = (
+        None if value is None or not value.size else float(value[0])
+        for value in (
+            file.values(f"{rotation}/{name}")
+            for name in ("rotation_start", "rotation_step", "num_angles")
         )
-        return Angles(values=np.deg2rad(first + step * np.arange(n_views)), of="projections")
-    roles.notes.append(
-        f"{file}: no {path}; {n_views} views taken as equally spaced over 0..180°, both ends"
-        " included, as DXchange has it. Give angle_range=[FIRST,LAST] if that is wrong."
     )
-    return Angles(span=(0.0, math.pi), of="projections")
-
-
-def _cut(count: float | None, n_views: int) -> bool:
-    return count is not None and count > n_views
+    if step:
+        first = start or 0.0
+        planned = math.inf if count is None else count
+        return Angles(
+            steps=(math.radians(first), math.radians(step), planned),
+            note=f"{file}: no {home}/theta; rebuilt from {rotation}: start {first:g}°, step"
+            f" {step:g}°.",
+        )
+    return Angles(
+        span=(0.0, math.pi),
+        note=f"{file}: no {home}/theta; views taken as equally spaced over 0..180°, both ends"
+        " included, as DXchange has it. Give angle_range=[FIRST,LAST] if that is wrong.",
+    )
 
 
 def _pixel_size(file: Hdf5File, notes: list[str]) -> float | None:

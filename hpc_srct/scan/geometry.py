@@ -32,9 +32,16 @@ _LAB_SOURCES = (
     "x-ray tube",
     "laboratory",
 )
-_GEOMETRY = ("geometry", "beam_geometry", "geometry_type", "beam_type", "scan_geometry", "beam")
-_SOURCE_TO_SAMPLE = ("source_to_sample_distance", "source_object_distance", "srctoobject", "sod")
-_SOURCE_TO_DETECTOR = ("source_to_detector_distance", "srctodetector", "sdd")
+# Compared in lower case and without underscores.
+_GEOMETRY = ("geometry", "geometrytype", "beamgeometry", "beamtype", "scangeometry", "beam")
+_SOURCE_TO_SAMPLE = (
+    *("sourcetosampledistance", "sourcesampledistance", "sourceobjectdistance", "sod"),
+    *("distancesourceorigin", "distancesourceobject", "srctoobject"),
+)
+_SOURCE_TO_DETECTOR = (
+    *("sourcetodetectordistance", "sourcedetectordistance", "sdd"),
+    *("distancesourcedetector", "srctodetector"),
+)
 # At a synchrotron the source is tens of metres off: magnification is 1.00.
 _LARGEST_MAGNIFICATION = 1.05
 
@@ -76,20 +83,22 @@ def refuse_cone_beam(file: Hdf5File) -> None:
             )
 
 
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")
+
+
 def _says_cone(group: h5py.Group) -> str | None:
-    for name in group:
-        if name.lower() in _GEOMETRY:
-            text = _text(group, name)
-            if "cone" in text.lower() or "fan" in text.lower().split():
-                return f"{name} is '{text}'"
-    for name in group.attrs:
-        if name.lower() in _GEOMETRY and "cone" in text_of(group.attrs[name]).lower():
-            return f"its {name} is '{text_of(group.attrs[name])}'"
+    said = {name: _text(group, name) for name in group if _plain(name) in _GEOMETRY}
+    said |= {f"@{n}": text_of(v) for n, v in group.attrs.items() if _plain(n) in _GEOMETRY}
+    for name, text in said.items():
+        if "cone" in text.lower() or "fan" in text.lower().replace("-", " ").split():
+            return f"{name} is '{text}'"
     return None
 
 
 def _lab_source(group: h5py.Group) -> str | None:
-    if attribute(group, "NX_class").lower() != "nxsource" and _last(group) != "source":
+    name = (group.name or "").rsplit("/", 1)[-1].lower()
+    if attribute(group, "NX_class").lower() != "nxsource" and name != "source":
         return None
     text = _text(group, "type")
     if any(kind in text.lower() for kind in _LAB_SOURCES):
@@ -98,40 +107,42 @@ def _lab_source(group: h5py.Group) -> str | None:
 
 
 def _magnifies(group: h5py.Group) -> str | None:
-    near, far = (_metres(group, names) for names in (_SOURCE_TO_SAMPLE, _SOURCE_TO_DETECTOR))
-    if near is None:  # NeXus: both from the sample, the source's negative
+    inside = {_plain(name): name for name in group}
+    # One instrument's two lengths, in one unit, said or not.
+    near, far = (
+        next((_length(group, inside[name], 1.0) for name in names if name in inside), None)
+        for names in (_SOURCE_TO_SAMPLE, _SOURCE_TO_DETECTOR)
+    )
+    if near is None and {"source", "detector"} <= set(inside):
+        # NeXus: both from the sample, the source's negative; only where both units are said.
         source, detector = (
-            _metres(group, (f"{name}/distance",)) for name in ("source", "detector")
+            _length(group, f"{inside[name]}/distance", None) for name in ("source", "detector")
         )
         if source and detector:
             near, far = abs(source), abs(source) + abs(detector)
-    if near and far and far / near > _LARGEST_MAGNIFICATION:
-        return f"the distances from the source magnify {far / near:.2f} times"
+    if near and far and abs(far / near) > _LARGEST_MAGNIFICATION:
+        return f"the distances from the source magnify {abs(far / near):.2f} times"
     return None
 
 
-def _metres(group: h5py.Group, names: tuple[str, ...]) -> float | None:
-    """Read a distance whose unit is said; None otherwise."""
-    inside = {name.lower(): name for name in group}
-    for name in names:
-        first, *rest = name.split("/")
-        if first not in inside:
-            continue
-        try:
-            found = group["/".join((inside[first], *rest))]
-            factor = LENGTHS[attribute(found, "units", "unit").lower()]
-            return float(np.ravel(found[()])[0]) * factor
-        except (KeyError, OSError, ValueError, TypeError, IndexError):
-            continue
-    return None
+def _length(group: h5py.Group, path: str, without_unit: float | None) -> float | None:
+    try:
+        found = group[path]
+        units = attribute(found, "units", "unit").lower()
+        factor = LENGTHS.get(units) if units else without_unit
+        return None if factor is None else float(np.ravel(found[()])[0]) * factor
+    except (KeyError, OSError, ValueError, TypeError, IndexError):
+        return None
 
 
 def _text(group: h5py.Group, name: str) -> str:
+    """Read a text, also as MATLAB writes one: an array of character codes."""
     try:
-        return text_of(group.get(name))
+        found = group[name]
     except (KeyError, OSError):
         return ""
-
-
-def _last(group: h5py.Group) -> str:
-    return (group.name or "").rsplit("/", 1)[-1].lower()
+    if not isinstance(found, h5py.Dataset):
+        return ""
+    if found.dtype == np.uint16 and 1 < found.size < 100:
+        return "".join(map(chr, np.ravel(found[()])))
+    return text_of(found)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from hpc_srct.errors import InputError
 from hpc_srct.scan.hdf5 import Hdf5File
 
@@ -49,9 +47,10 @@ class Angles:
 
     place: Place | None = None
     units: str | None = None  # over what the dataset says
-    values: np.ndarray | None = None
-    span: tuple[float, float] | None = None  # radians, both ends included
+    span: tuple[float, float] | None = None  # both ends included
+    steps: tuple[float, float, float] | None = None  # first, step, how many were planned
     of: str | None = None  # frames | projections
+    note: str = ""  # for the user, where these angles are used
 
 
 @dataclass

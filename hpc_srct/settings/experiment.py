@@ -1,0 +1,148 @@
+"""What `srct train` reads: one network, its data, its recipe, its precision.
+
+The defaults are the talk's recipe: mean squared error, Adam at 3e-4, the rate times 0.95 every
+ten epochs, 65 epochs.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from hpc_srct.settings.base import Settings
+
+PRECISIONS = ("O0", "O2", "bf16")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(value: object) -> object:
+    """Read a time: seconds, ``90s``, ``30m``, ``11.5h``, or Slurm's ``[D-]HH:MM:SS``."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if match := re.fullmatch(r"([0-9.]+) *(s|m|min|h|d)?", text):
+        return float(match[1]) * _UNITS[match[2] or ""]
+    if match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?", text):
+        days, first, second, third = match.groups()
+        if third is None and days is None:  # MM:SS, as Slurm reads it
+            return 60.0 * int(first) + int(second)
+        return 86400.0 * int(days or 0) + 3600.0 * int(first) + 60.0 * int(second) + int(third or 0)
+    raise ValueError("expected a time such as 90s, 30m, 11.5h or 11:30:00")
+
+
+Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+Stores = tuple[str, ...]
+
+
+class ModelSettings(Settings):
+    """Which network: its name, base width and number of down-samplings."""
+
+    name: str = "resattunet"
+    width: int = Field(32, ge=1)
+    depth: int = Field(4, ge=1, le=8)
+
+
+class TileSettings(Settings):
+    """How training samples are drawn from the slices.
+
+    `size` is the tile's edge in pixels, or null for whole slices. `per_slice` tiles are drawn from
+    every slice in each epoch. `batch` is the number of tiles in one micro-batch, over all ranks
+    together, so that the number of ranks does not change the training. `workers` is the number
+    of loader processes on each rank; with 0 one thread reads ahead.
+    """
+
+    size: int | None = Field(256, ge=8)
+    per_slice: int = Field(1, ge=1)
+    batch: int = Field(4, ge=1)
+    workers: int = Field(0, ge=0)
+    augment: bool = True
+
+
+class OptimizerSettings(Settings):
+    """Adam and its schedule. The rate is multiplied by `gamma` every `step_size` epochs.
+
+    `accumulation` micro-batches make one optimizer step; `gradient_clipping` 0 clips nothing.
+    """
+
+    learning_rate: float = Field(3e-4, gt=0)
+    step_size: int = Field(10, ge=1)
+    gamma: float = Field(0.95, gt=0, le=1)
+    gradient_clipping: float = Field(0.0, ge=0)
+    accumulation: int = Field(1, ge=1)
+
+
+class LossScaleSettings(Settings):
+    """The dynamic loss scale of O2: 2**initial_power at first, doubled after `window` good steps.
+
+    `hysteresis` overflows are borne before it is halved; below `minimum` the run ends.
+    """
+
+    initial_power: int = Field(16, ge=0, le=24)
+    window: int = Field(1000, ge=1)
+    hysteresis: int = Field(2, ge=1)
+    minimum: int = Field(1, ge=1)
+
+
+class CheckpointSettings(Settings):
+    """When the state is saved (also at every stop and at the end), and how many are kept.
+
+    `keep_best` models of the best validations are kept as weights alone.
+    """
+
+    every_epochs: int | None = Field(1, ge=1)
+    every_minutes: float | None = Field(15.0, gt=0)
+    keep_last: int = Field(2, ge=1)
+    keep_best: int = Field(1, ge=0)
+
+
+class ValidationSettings(Settings):
+    """Validation every so many epochs; slices larger than `tile` are passed in tiles of it."""
+
+    every_epochs: int = Field(1, ge=1)
+    tile: int = Field(1024, ge=64)
+
+
+class ExperimentSettings(Settings):
+    """One training run.
+
+    `train`, `validation` and `test` name slice stores; `input` and `label` the volumes in them
+    that make a pair. `precision` is one of O0, O2 and bf16. `emulate_fp16` lets O2 run, slowly,
+    on a CPU without fp16. `init_from` starts from the weights of a run or a model file.
+    `time_limit` stops the run, saved, after that much time. `channels_last` is the memory order
+    of the activations: auto chooses by device and precision. `activation_checkpointing` computes
+    activations again in the backward pass instead of keeping them. `self_check` compares early
+    O2 and bf16 steps with O0. Slices stay in memory where they fit in `cache_gb` gigabytes.
+    """
+
+    name: str = "experiment"
+    seed: int = Field(0, ge=0)
+    precision: Literal["O0", "O2", "bf16"] = "O0"
+    emulate_fp16: bool = False
+    init_from: str | None = None
+    time_limit: Seconds | None = None
+    train: Stores = ()
+    validation: Stores = ()
+    test: Stores = ()
+    input: str = "low"
+    label: str = "truth"
+    model: ModelSettings = ModelSettings()
+    tiles: TileSettings = TileSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    loss_scale: LossScaleSettings = LossScaleSettings()
+    loss: str = "mse"
+    epochs: int = Field(65, ge=1)
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    validate_on: ValidationSettings = ValidationSettings()
+    channels_last: bool | Literal["auto"] = "auto"
+    activation_checkpointing: bool = False
+    self_check: bool = True
+    cache_gb: float = Field(2.0, ge=0)
+    tensorboard: bool = True
+
+    @field_validator("train", "validation", "test", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str | Path) else value

@@ -1,0 +1,168 @@
+"""The run folder: made once, resumed only by settings that continue the same training.
+
+``settings.yaml`` (resolved) and ``environment.json`` are written by rank 0. A folder is a run
+once ``settings.yaml`` is in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import time
+import uuid
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import hpc_srct
+from hpc_srct.errors import InputError
+from hpc_srct.files import refuse_to_overwrite, write_json, write_text
+from hpc_srct.settings.experiment import ExperimentSettings
+
+SETTINGS = "settings.yaml"
+ENVIRONMENT = "environment.json"
+
+# What may differ on resume: how long, how often, how it is shown; not what is computed.
+# (precision: every precision has fp32 masters, from which any other goes on.)
+CHANGEABLE = (
+    "name",
+    "epochs",
+    "time_limit",
+    "precision",
+    "emulate_fp16",
+    "self_check",
+    "checkpoints",
+    "validate_on",
+    "test",
+    "init_from",
+    "cache_gb",
+    "tensorboard",
+    "tiles.workers",
+)
+
+_PACKAGES = ("torch", "deepspeed", "numpy", "h5py", "safetensors")
+
+
+def refuse_existing(run_dir: Path) -> None:
+    """Refuse a folder that holds something, unless it is a run that never got to begin.
+
+    Raises
+    ------
+    InputError
+        It holds a run (``--resume`` continues it) or something else.
+    """
+    if (run_dir / SETTINGS).is_file():
+        raise InputError(
+            f"{run_dir}: is a run already; continue it with --resume, or choose another --run-dir."
+        )
+    if run_dir.is_dir() and all(p.name == "checkpoints" for p in run_dir.iterdir()):
+        return
+    refuse_to_overwrite(run_dir, "the run folder")
+
+
+def begin(run_dir: Path) -> None:
+    """Make the folder, without what a run that never got to begin has left in it."""
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
+
+
+def new_identity() -> str:
+    """Name a new run."""
+    return uuid.uuid4().hex[:12]
+
+
+def identity(run_dir: Path) -> str:
+    """Read a run's identity.
+
+    Raises
+    ------
+    InputError
+        The folder is not a run.
+    """
+    if not run_dir.is_dir():
+        raise InputError(f"{run_dir}: no such run to resume; start it without --resume.")
+    if not (run_dir / SETTINGS).is_file():
+        raise InputError(
+            f"{run_dir}: is not a run to resume: there is no {SETTINGS} in it.\nStart it without "
+            "--resume."
+        )
+    try:
+        return json.loads((run_dir / ENVIRONMENT).read_text())["run"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{run_dir / ENVIRONMENT}: does not name the run; expected a key 'run'."
+        ) from error
+
+
+def check_settings(run_dir: Path, settings: ExperimentSettings) -> list[str]:
+    """Compare the settings with those that the run began with.
+
+    Returns
+    -------
+    list of str
+        What has changed and may.
+
+    Raises
+    ------
+    InputError
+        Something has changed that would make it another training.
+    """
+    stored = yaml.safe_load((run_dir / SETTINGS).read_text(encoding="utf-8"))
+    before, now = _flat(stored), _flat(settings.dump())
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    for key in changed:
+        if not any(key == free or key.startswith(free + ".") for free in CHANGEABLE):
+            raise InputError(
+                f"{run_dir / SETTINGS}: the run began with {key}={before.get(key)!r}; found "
+                f"{now.get(key)!r}. It cannot change on resume.\nSet it back, or start a new run "
+                "(init_from= takes this one's weights)."
+            )
+    return [f"{key}: {before.get(key)!r} → {now.get(key)!r}" for key in changed]
+
+
+def write(run_dir: Path, settings: ExperimentSettings, run: str, ranks: int, device: str) -> None:
+    """Write settings and environment; each start of the run adds one entry to the latter."""
+    path = run_dir / ENVIRONMENT
+    starts: list[Any] = []
+    if path.is_file():
+        starts = json.loads(path.read_text()).get("starts", [])
+    starts.append(_environment(ranks, device))
+    write_json(path, {"run": run, "starts": starts})
+    text = yaml.safe_dump(settings.dump(), sort_keys=False, allow_unicode=True)
+    write_text(run_dir / SETTINGS, text)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of those that decide the numbers."""
+    found = {"hpc_srct": hpc_srct.__version__, "python": platform.python_version()}
+    return found | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _environment(ranks: int, device: str) -> dict[str, Any]:
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "device": device,
+        "ranks": ranks,
+        "threads": torch.get_num_threads(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "command": sys.argv,
+        "versions": versions(),
+    }
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

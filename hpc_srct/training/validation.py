@@ -1,0 +1,116 @@
+"""Validation: the network on whole slices, judged by its loss and by PSNR.
+
+PSNR follows the convention of the tables: inside a disc of 0.97 of the field of view's radius,
+the data range being maximum minus minimum of each label inside it; per slice, then averaged.
+It does not depend on the normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hpc_srct.slices.tiles import inference_tiles
+from hpc_srct.training.data import PairedSlices
+from hpc_srct.training.losses import Loss
+from hpc_srct.training.memory import ordered
+
+MASK_SHARE = 0.97
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the validation slices; `psnr` in dB."""
+
+    loss: float
+    psnr: float
+
+
+def psnr(image: np.ndarray, label: np.ndarray, field_of_view: float | None) -> float:
+    """PSNR of one slice (y, x) in dB; `field_of_view` is a radius in pixels."""
+    y, x = (np.arange(n) - (n - 1) / 2 for n in label.shape)
+    radius = MASK_SHARE * (field_of_view or min(label.shape) / 2)
+    inside = y[:, None] ** 2 + x[None, :] ** 2 <= radius**2
+    span = float(label[inside].max() - label[inside].min())
+    error = float(np.mean((image[inside].astype(np.float64) - label[inside]) ** 2))
+    with np.errstate(divide="ignore"):
+        return float(20 * np.log10(span) - 10 * np.log10(error))
+
+
+def infer(
+    module: nn.Module, image: Tensor, tile: int, dtype: torch.dtype, channels_last: bool
+) -> Tensor:
+    """Run a network in evaluation mode over one slice, in tiles where it is larger than `tile`.
+
+    Parameters
+    ----------
+    image
+        (y, x), normalised, on the network's device.
+
+    Returns
+    -------
+    Tensor
+        (y, x) fp32.
+    """
+    stride, reach = getattr(module, "stride", 1), getattr(module, "reach", 0)
+    halo = -(-reach // stride) * stride
+    result = torch.empty_like(image, dtype=torch.float32)
+    for piece in inference_tiles(tuple(image.shape), max(tile, 2 * halo + stride), stride, reach):
+        part = ordered(image[piece.read][None, None].to(dtype), channels_last)
+        result[piece.keep] = module(part)[0, 0][piece.inside].float()
+    return result
+
+
+def validate(
+    module: nn.Module,
+    slices: PairedSlices,
+    loss: Loss,
+    tile: int,
+    channels_last: bool,
+    reduce: Callable[[list[float]], list[float]],
+    share: tuple[int, int] = (0, 1),
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Score | None:
+    """Judge the network on every slice.
+
+    Parameters
+    ----------
+    reduce
+        Adds numbers over ranks.
+    share
+        (rank, ranks): each takes every so many-th slice.
+    interrupted
+        Asked by all ranks together before each slice; True ends it without a score.
+
+    Returns
+    -------
+    Score or None
+        None where it was interrupted.
+    """
+    rank, ranks = share
+    p = next(module.parameters())
+    sums = [0.0, 0.0, 0.0]
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            for first in range(0, len(slices.pairs), ranks):
+                if interrupted():
+                    return None
+                if first + rank >= len(slices.pairs):
+                    continue
+                pair = slices.pairs[first + rank]
+                image, label = torch.from_numpy(slices.read(pair)).to(p.device)
+                result = infer(module, image, tile, p.dtype, channels_last)
+                view = slices.stores[pair.store].field_of_view
+                sums[0] += float(loss(result, label))
+                sums[1] += psnr(result.cpu().numpy(), label.cpu().numpy(), view)
+                sums[2] += 1
+    finally:
+        module.train(was_training)
+    total_loss, total_psnr, count = reduce(sums)
+    return Score(total_loss / count, total_psnr / count)

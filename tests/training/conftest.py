@@ -1,0 +1,15 @@
+"""Tiny stores shared by the training tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from training.tiny_runs import make_store
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One store to train on and one to validate on."""
+    folder = tmp_path_factory.mktemp("stores")
+    return make_store(folder / "train", 6, 1), make_store(folder / "validation", 2, 2)

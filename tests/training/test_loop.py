@@ -1,0 +1,88 @@
+"""A run from its stores to its model, stopped and resumed, in one process."""
+
+from __future__ import annotations
+
+import pytest
+from training.tiny_runs import lines, make_store, same, tiny
+
+from hpc_srct.errors import InputError, Stopped
+from hpc_srct.models.files import load_model
+from hpc_srct.training import loop, train
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Raise the stopping flag when that many steps are done, as a signal would."""
+    note = loop.Training._note
+
+    def noting(self: loop.Training, *figures: float) -> None:
+        note(self, *figures)
+        if self.progress.step == step:
+            self.stopping.reason = "SIGTERM"
+
+    monkeypatch.setattr(loop.Training, "_note", noting)
+
+
+@pytest.mark.parametrize("precision", ["O0", "bf16", "O2"])
+def test_stopped_and_resumed_mid_epoch_is_the_undisturbed_run(stores, tmp_path, precision):
+    settings = tiny(stores, precision=precision, loss_scale={"window": 4})
+    train(settings, tmp_path / "whole")
+
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 8)
+        with pytest.raises(Stopped, match=r"SIGTERM after step 8 \(epoch 2 of 3\)") as stop:
+            train(settings, tmp_path / "broken")
+    assert stop.value.exit_code == 75
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
+    # Lines of steps after the checkpoint, as a killed run leaves them, are cut away.
+    with open(tmp_path / "broken" / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "step", "step": 9, "loss": 1.0}\n{"kind": "st')
+    train(settings, tmp_path / "broken", resume=True)
+
+    same(tmp_path / "whole", tmp_path / "broken")
+    steps = lines(tmp_path / "whole")
+    assert [s["step"] for s in steps] == list(range(1, 19))
+    assert [s["lr"] for s in steps] == [3e-3] * 12 + [1.5e-3] * 6
+    validations = lines(tmp_path / "whole", "validation")
+    assert validations[-1]["psnr"] > validations[0]["psnr"]
+    if precision == "O2":
+        assert steps[0]["loss_scale"] == 2**16
+        assert steps[-1]["loss_scale"] > 2**16  # the window of 4 has passed
+
+
+def test_the_model_of_the_best_validation_is_given_away(stores, tmp_path):
+    train(tiny(stores), tmp_path / "run")
+    validations = lines(tmp_path / "run", "validation")
+    best = max(validations, key=lambda v: v["psnr"])
+    module, about = load_model(tmp_path / "run")
+    assert about["provenance"]["validation"] == {k: best[k] for k in ("psnr", "loss")}
+    assert about["parameters"] == sum(p.numel() for p in module.parameters())
+    assert about["normalisation"]["policy"] == "per-scan"
+    kept = [p.name for p in (tmp_path / "run" / "checkpoints").glob("best-*.safetensors")]
+    assert kept == [f"best-{best['step']:08d}.safetensors"]
+
+
+def test_a_run_folder_is_not_overwritten_and_nothing_is_not_resumed(stores, tmp_path):
+    settings = tiny(stores, epochs=1)
+    with pytest.raises(InputError, match="no such run to resume"):
+        train(settings, tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+    train(settings, tmp_path / "run")
+    with pytest.raises(InputError, match="is a run already; continue it with --resume"):
+        train(settings, tmp_path / "run")
+    # A run that has ended says so by doing nothing more.
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    train(settings, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+    with pytest.raises(InputError, match=r"began with tiles\.batch=2; found 4"):
+        train(tiny(stores, epochs=1, tiles={"size": 16, "batch": 4}), tmp_path / "run", resume=True)
+
+
+def test_slices_with_nan_are_named_left_out_and_counted(stores, tmp_path, capfd):
+    store = make_store(tmp_path / "spoiled", 4, spoiled=(1, 2))
+    settings = tiny((store, stores[1]), epochs=1)
+    train(settings, tmp_path / "run")
+    told = capfd.readouterr().err
+    assert "train: 2 slice(s) with NaN left out" in told
+    assert f"{store}: row 101; {store}: row 102" in told
+    assert len(lines(tmp_path / "run")) == 2  # two slices, two tiles each, batches of two

@@ -223,20 +223,24 @@ class StoreWriter:
         return found
 
     def _virtual(self, file: h5py.File, path: str, shape: tuple[int, ...], dtype: Any) -> None:
-        layout = h5py.VirtualLayout((self.n_slices, *shape), dtype)
+        properties = _new_properties()
+        whole = h5py.h5s.create_simple((self.n_slices, *shape))
         for block in range(self.n_blocks):
             inside = self.block_slices(block)
+            count = (len(inside), *shape)
+            whole.select_hyperslab((inside.start, *(0 for _ in shape)), count)
             # Relative to the master, so that the store can be moved.
-            layout[inside.start : inside.stop] = h5py.VirtualSource(
-                shard_name(block, self.n_slices), path, (len(inside), *shape), dtype
-            )
+            name = shard_name(block, self.n_slices).encode()
+            properties.set_virtual(whole, name, path.encode(), h5py.h5s.create_simple(count))
         missing = np.nan if np.issubdtype(dtype, np.floating) else -1
-        data = file.create_virtual_dataset(path, layout, fillvalue=missing)
+        properties.set_fill_value(np.array(missing, dtype=dtype))
+        whole.select_all()
+        _create(file, path, dtype, whole, properties)
         if path == dataset_path(SINOGRAM):
-            data.attrs["units"] = "1"
+            file[path].attrs["units"] = "1"
         elif path.endswith("/data"):
-            data.attrs["units"] = "1/pixel"
-            data.attrs["long_name"] = "attenuation per pixel"
+            file[path].attrs["units"] = "1/pixel"
+            file[path].attrs["long_name"] = "attenuation per pixel"
 
 
 class BlockWriter:
@@ -281,23 +285,34 @@ class BlockWriter:
         self._written[path][start:stop] = True
 
     def _make(self, path: str, shape: tuple[int, ...], dtype: Any) -> None:
-        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties = _new_properties()
         if len(shape) == 2:
             properties.set_chunk((1, *(min(CHUNK, side) for side in shape)))
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        # HDF5 would write the time of making into every dataset's header.
-        properties.set_obj_track_times(False)
-        links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-        links.set_create_intermediate_group(True)
-        h5py.h5d.create(
-            self._file.id,
-            path.encode(),
-            h5py.h5t.py_create(np.dtype(dtype), logical=True),
-            h5py.h5s.create_simple((self._n, *shape)),
-            dcpl=properties,
-            lcpl=links,
-        )
+        # Not NEVER: the part of an edge chunk beyond the slice would be whatever memory held.
+        properties.set_fill_time(h5py.h5d.FILL_TIME_IFSET)
+        space = h5py.h5s.create_simple((self._n, *shape))
+        _create(self._file, path, dtype, space, properties)
+
+
+def _new_properties() -> h5py.h5p.PropDCID:
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    # HDF5 would write the time of making into every dataset's header.
+    properties.set_obj_track_times(False)
+    return properties
+
+
+def _create(
+    file: h5py.File,
+    path: str,
+    dtype: Any,
+    space: h5py.h5s.SpaceID,
+    properties: h5py.h5p.PropDCID,
+) -> None:
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+    h5py.h5d.create(file.id, path.encode(), kind, space, dcpl=properties, lcpl=links)
 
 
 def _annotate(

@@ -1,0 +1,270 @@
+"""The plan: which rows each rank makes in which pass over the scan, within the memory.
+
+The memory decides how many rows a rank holds at a time, and so how often the scan is read. It
+never decides the result: blocks of 32 rows and pairs of rows are counted from the first row
+chosen, whoever makes them and when.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hpc_srct.errors import InputError
+from hpc_srct.slices.blocks import BLOCK_ROWS, block_count, block_slices
+
+FLOAT = 4
+MIB, GIB = 2**20, 2**30
+# Frames on their way between ranks. Larger pieces gain nothing and take memory from the rows.
+PIECE = 32 * MIB
+# What an interpreter with our libraries takes, where it cannot be measured.
+INTERPRETER = 130 * MIB
+# Measured by benchmarks/preprocessing_memory.py: how far the estimate may fall short.
+MARGIN = 1.05
+
+
+@dataclass(frozen=True)
+class Work:
+    """The size of the task: what the plan needs to know of a scan and its settings.
+
+    Attributes
+    ----------
+    n_slices, n_views, n_low, columns : int
+        Rows chosen, projections, low-dose views, detector columns.
+    frame_rows : int
+        Rows of a whole frame.
+    item : int
+        Bytes of a raw pixel.
+    chunked_by_frame : bool
+        Reading some rows costs whole frames.
+    flat_frames, flat_groups : int
+        Flats and darks together: frames of the largest group, and groups.
+    truth, sinogram : bool
+        Whether these are stored too.
+    base : int
+        Bytes that a rank takes before it starts.
+    """
+
+    n_slices: int
+    n_views: int
+    n_low: int
+    columns: int
+    frame_rows: int
+    item: int = 2
+    chunked_by_frame: bool = False
+    flat_frames: int = 20
+    flat_groups: int = 2
+    truth: bool = False
+    sinogram: bool = True
+    base: int = INTERPRETER
+
+    @property
+    def sinogram_bytes(self) -> int:
+        """One row, all views."""
+        return self.n_views * self.columns * FLOAT
+
+    @property
+    def slice_bytes(self) -> int:
+        """One slice of one reconstruction."""
+        return self.columns**2 * FLOAT
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Slices of one block that a rank makes in one pass, counted from the store's first."""
+
+    block: int
+    start: int
+    stop: int
+
+
+# For each rank, what it makes in one pass over the rows' frames.
+Pass = tuple[tuple[Portion, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the work is done, and what it takes.
+
+    Attributes
+    ----------
+    passes : tuple
+        For each pass, for each rank, its portions.
+    rows_per_rank : int
+        Most rows that a rank holds at a time.
+    views_at_once : int
+        Views that a rank reads and gives away in one step.
+    staged : bool
+        Frames are laid out by rows in the scratch folder first.
+    readings : int
+        How often the scan's frames are read from end to end.
+    memory, disk : int
+        Peak bytes per rank, and bytes of the store.
+    seconds : float
+        A rough guess, for one thread per rank on a current CPU.
+    """
+
+    passes: tuple[Pass, ...]
+    rows_per_rank: int
+    views_at_once: int
+    staged: bool
+    readings: int
+    memory: int
+    disk: int
+    seconds: float
+
+    def describe(self) -> dict[str, Any]:
+        """Give the figures as plain values."""
+        figures = asdict(self)
+        del figures["passes"]
+        return {**figures, "passes": len(self.passes)}
+
+
+def make_plan(
+    work: Work,
+    ranks: int,
+    memory: int,
+    blocks: Sequence[int] | None = None,
+    scratch: bool = False,
+    finds_centre: bool = True,
+) -> Plan:
+    """Plan the work.
+
+    Parameters
+    ----------
+    work
+        Its size.
+    ranks
+        Number of ranks.
+    memory
+        Bytes that each may take.
+    blocks
+        Blocks to make; default all.
+    scratch
+        Whether there is a scratch folder.
+    finds_centre
+        The rotation centre is looked for, which reads the scan's frames once more.
+
+    Raises
+    ------
+    InputError
+        The memory does not hold one pair of rows.
+    """
+    blocks = list(range(block_count(work.n_slices)) if blocks is None else blocks)
+    wanted = _rows_wanted(work, ranks, len(blocks))
+    fitting = [rows for rows in wanted if _peak(work, ranks, rows) <= memory]
+    if not fitting:
+        least = _peak(work, ranks, wanted[-1])
+        raise InputError(
+            f"memory: {memory / MIB:.0f} MiB does not hold two rows of {work.n_views} views"
+            f" × {work.columns} columns; set memory={math.ceil(least / MIB)}MiB or more."
+        )
+    rows = fitting[0]
+    passes = _deal(blocks, work.n_slices, ranks, rows)
+    staged = scratch and work.chunked_by_frame and len(passes) > 1
+    by_frame = work.chunked_by_frame and not staged
+    readings = (len(passes) if by_frame else 1) + (finds_centre and work.chunked_by_frame)
+    n_rows = sum(len(block_slices(block, work.n_slices)) for block in blocks)
+    return Plan(
+        passes=passes,
+        rows_per_rank=rows,
+        views_at_once=_views_at_once(work, rows * ranks),
+        staged=staged,
+        readings=readings,
+        memory=_peak(work, ranks, rows),
+        disk=n_rows * _disk_per_slice(work),
+        seconds=_seconds(work, passes, readings),
+    )
+
+
+def _rows_wanted(work: Work, ranks: int, n_blocks: int) -> list[int]:
+    """List how many rows a rank might hold, best first.
+
+    More than a block at a time pays only where reading fewer rows is no cheaper.
+    """
+    most = -(-n_blocks // ranks) if work.chunked_by_frame else 1
+    whole = [BLOCK_ROWS * blocks for blocks in range(max(most, 1), 0, -1)]
+    return [*whole, 16, 8, 4, 2]
+
+
+def _deal(blocks: list[int], n_slices: int, ranks: int, rows: int) -> tuple[Pass, ...]:
+    """Deal blocks to ranks, and cut them where a rank holds less than one."""
+    passes: list[Pass] = []
+    per_pass = ranks * max(1, rows // BLOCK_ROWS)
+    for first in range(0, len(blocks), per_pass):
+        dealt = np.array_split(blocks[first : first + per_pass], ranks)
+        for cut in range(0, BLOCK_ROWS, min(rows, BLOCK_ROWS)):
+            portions = tuple(
+                tuple(_cut(int(block), n_slices, cut, rows) for block in share) for share in dealt
+            )
+            portions = tuple(tuple(p for p in share if p.stop > p.start) for share in portions)
+            if any(portions):
+                passes.append(portions)
+    return tuple(passes)
+
+
+def _cut(block: int, n_slices: int, cut: int, rows: int) -> Portion:
+    inside = block_slices(block, n_slices)
+    start = min(inside.start + cut, inside.stop)
+    return Portion(block, start, min(start + rows, inside.stop))
+
+
+def frames_at_once(scan: Any, rows: int) -> int:
+    """Say how many views of `rows` rows to read and exchange in one step outside a plan."""
+    read = scan.n_rows if scan.chunked_by_frame else rows
+    per_view = scan.n_columns * (read * np.dtype(scan.dtype).itemsize + rows * FLOAT * 4)
+    return max(1, min(scan.n_views, PIECE // per_view))
+
+
+def _views_at_once(work: Work, rows: int) -> int:
+    rows = min(rows, work.n_slices)
+    return max(1, min(work.n_views, PIECE // _bytes_per_view(work, rows)))
+
+
+def _bytes_per_view(work: Work, rows: int) -> int:
+    """Raw, corrected, a temporary, outgoing and incoming, for one view of a step."""
+    read = work.frame_rows if work.chunked_by_frame else rows
+    return work.columns * (read * work.item + rows * FLOAT * 4)
+
+
+def projector_bytes(views: int, columns: int) -> int:
+    """Estimate what the projector of one geometry keeps: points, phases, plans, buffers."""
+    samples = 0.5 * columns + columns / math.sqrt(2) + 2
+    return int(views * (32 * samples + 24 * columns) + 21 * columns**2)
+
+
+def _peak(work: Work, ranks: int, rows: int) -> int:
+    at_once = min(rows * ranks, work.n_slices)
+    held = min(rows, work.n_slices) * work.sinogram_bytes
+    projectors = projector_bytes(work.n_views, work.columns) + projector_bytes(
+        work.n_low, work.columns
+    )
+    flats = work.flat_groups * at_once * work.columns * FLOAT
+    frames = flats + _views_at_once(work, at_once) * _bytes_per_view(work, at_once)
+    pair = 4 * work.slice_bytes + 2 * work.n_low * work.columns * FLOAT
+    averaging = 2 * rows * work.flat_frames * work.columns * FLOAT
+    return int(MARGIN * (work.base + max(projectors + held + max(frames, pair), averaging)))
+
+
+def _disk_per_slice(work: Work) -> int:
+    arrays = 2 + work.truth
+    return arrays * work.slice_bytes + work.sinogram * work.n_low * work.columns * FLOAT
+
+
+def _seconds(work: Work, passes: tuple[Pass, ...], readings: int) -> float:
+    slowest = sum(
+        max(sum(portion.stop - portion.start for portion in share) for share in shares)
+        for shares in passes
+    )
+    views = work.n_views + work.n_low
+    per_slice = (
+        8e-8 * views * work.columns
+        + 4e-8 * work.columns**2
+        + 1.2e-8 * (work.n_views * work.columns)
+    )
+    frames = work.n_views * work.frame_rows * work.columns * work.item
+    return slowest * per_slice + readings * frames / 1e9

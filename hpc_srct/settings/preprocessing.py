@@ -1,0 +1,150 @@
+"""How a scan becomes a slice store.
+
+What changes the result is kept apart from what changes only how it is made: a store goes on
+only with the same result settings, on any number of ranks and in any memory.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from hpc_srct.errors import InputError
+from hpc_srct.settings.base import Settings
+
+_EVERY = re.compile(r"1/(?P<step>\d+)(\+(?P<offset>\d+))?")
+_ROWS = re.compile(r"(?P<first>\d*):(?P<stop>\d*)")
+_MEMORY = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>[kMGT]i?B|B)?", re.IGNORECASE)
+
+# Change how the result is made, never the result.
+HOW = frozenset({"memory", "scratch"})
+
+
+class PreprocessingSettings(Settings):
+    """A scan's way into a slice store."""
+
+    views: str | list[int] | None = Field(
+        default="1/6",
+        description="Views of the low-dose reconstruction: 1/6 (every 6th), 1/6+2 (from the"
+        " third on), a list of view numbers, or null for all.",
+    )
+    filter: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann", "parzen"] = Field(
+        default="ramp", description="Filter of both reconstructions."
+    )
+    centre: float | Literal["auto"] = Field(
+        default="auto", description="Rotation centre, 0-based detector pixel; auto finds it."
+    )
+    rows: str | None = Field(
+        default=None, description="Detector rows FIRST:STOP (STOP left out); null for all."
+    )
+    sinogram: bool = Field(default=True, description="Keep the low-dose sinogram and its angles.")
+    angle_range: tuple[float, float] | None = Field(
+        default=None, description="First and last angle in degrees, where the file has none."
+    )
+    layout: str | None = Field(default=None, description="Layout file: a path or a shipped name.")
+    without_flats: bool = Field(
+        default=False, description="Go on where the scan has no flats: frames are transmission."
+    )
+    without_darks: bool = Field(default=False, description="Take darks as zero where none are.")
+    floor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1e-3, description="Least transmission; what is below is clipped and counted."
+    )
+
+    memory: str = Field(default="4GiB", description="Peak memory of each rank.")
+    scratch: Path | None = Field(
+        default=None,
+        description="Folder on fast disk in which frames are laid out by rows once, where the"
+        " memory would ask for several passes over the scan.",
+    )
+
+    @field_validator("views")
+    @classmethod
+    def _views_readable(cls, value: str | list[int] | None) -> str | list[int] | None:
+        if isinstance(value, str):
+            match = _EVERY.fullmatch(value.strip())
+            if not match or int(match["step"]) < 1:
+                raise ValueError("expected 1/K, 1/K+OFFSET, a list of view numbers or null")
+            if int(match["offset"] or 0) >= int(match["step"]):
+                raise ValueError("the offset must be less than K")
+        if isinstance(value, list):
+            if not value or min(value) < 0:
+                raise ValueError("expected at least one view number, counted from 0")
+            if len(set(value)) < len(value):
+                raise ValueError("a view is named twice")
+        return value
+
+    @field_validator("rows")
+    @classmethod
+    def _rows_readable(cls, value: str | None) -> str | None:
+        if value is not None and not _ROWS.fullmatch(value.strip()):
+            raise ValueError("expected FIRST:STOP, for example 100:200")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_readable(cls, value: str) -> str:
+        bytes_of(value)
+        return value
+
+    @property
+    def memory_bytes(self) -> int:
+        """Peak memory of each rank, in bytes."""
+        return bytes_of(self.memory)
+
+    def low_views(self, n_views: int) -> np.ndarray:
+        """Choose the views of the low-dose reconstruction.
+
+        Returns
+        -------
+        ndarray of int
+            Their numbers among the projections.
+
+        Raises
+        ------
+        InputError
+            The scan has no such view.
+        """
+        if self.views is None:
+            return np.arange(n_views)
+        if isinstance(self.views, list):
+            chosen = np.array(self.views, dtype=np.int64)
+        else:
+            match = _EVERY.fullmatch(self.views.strip())
+            chosen = np.arange(int(match["offset"] or 0), n_views, int(match["step"]))
+        if not len(chosen) or chosen.max() >= n_views:
+            raise InputError(f"views: {self.views} asks for more than the scan's {n_views} views.")
+        return chosen
+
+    def chosen_rows(self, n_rows: int) -> range:
+        """Choose the detector rows.
+
+        Raises
+        ------
+        InputError
+            The scan has no such rows.
+        """
+        if self.rows is None:
+            return range(n_rows)
+        match = _ROWS.fullmatch(self.rows.strip())
+        first, stop = int(match["first"] or 0), int(match["stop"] or n_rows)
+        if not first < stop <= n_rows:
+            raise InputError(f"rows: {self.rows} expected within 0:{n_rows}, at least one row.")
+        return range(first, stop)
+
+    def result(self) -> dict[str, Any]:
+        """Give the settings that decide the result, as plain values."""
+        return {key: value for key, value in self.dump().items() if key not in HOW}
+
+
+def bytes_of(text: str) -> int:
+    """Read an amount of memory such as ``4GiB``, ``500 MB`` or a number of bytes."""
+    match = _MEMORY.fullmatch(text.strip())
+    if not match:
+        raise ValueError("expected an amount of memory such as 4GiB or 500MB")
+    unit = (match["unit"] or "B").upper()
+    base = 1024 if "I" in unit else 1000
+    return int(float(match["value"]) * base ** "BKMGT".index(unit[0]))

@@ -43,11 +43,12 @@ class Hdf5File:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self._absolute = self.path.absolute()  # found again after a change of folder
         self._file: h5py.File | None = None
         self._process: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_file": None, "_process": None}
+        return {**self.__dict__, "_file": None, "_process": None}
 
     def __str__(self) -> str:
         return str(self.path)
@@ -64,7 +65,7 @@ class Hdf5File:
         """
         if self._file is None or self._process != os.getpid():
             self.close()
-            self._file = _open(self.path)
+            self._file = _open(self._absolute, self.path)
             self._process = os.getpid()
         return self._file
 
@@ -135,31 +136,32 @@ class Hdf5File:
         if not h5py.is_hdf5(target):
             return f"{text}, and that file is not a whole HDF5 file.\nCopy {target} again."
         try:
-            _open(target)
+            _open(target, target).close()
         except SrctError as problem:
             return f"{text}, and that file cannot be opened:\n{problem}"
         return f"{text}, and that file has no such path.\nName the right one in a layout file."
 
 
-def _open(path: Path) -> h5py.File:
+def _open(where: Path, path: Path) -> h5py.File:
+    """Open the file at `where`, which messages call `path`."""
     try:
-        if path.is_dir():
+        if where.is_dir():
             raise InputError(
                 f"{path}: is a folder; expected an HDF5 scan (.h5, .nxs, .hdf).\n"
                 "A folder with one file per role is read with --layout."
             )
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(where, "r", locking=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected an HDF5 scan (.h5, .nxs).") from error
     except PermissionError as error:
         raise InputError(f"{path}: permission denied; ask its owner for read access.") from error
     except OSError as error:
         if "locking flag" in str(error):  # this process has it open with locks already
-            return h5py.File(path, "r")
-        raise _not_opened(path, error) from error
+            return h5py.File(where, "r")
+        raise _not_opened(where, path, error) from error
 
 
-def _not_opened(path: Path, error: OSError) -> SrctError:
+def _not_opened(where: Path, path: Path, error: OSError) -> SrctError:
     text = str(error)
     short = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", text)
     if short:
@@ -168,7 +170,7 @@ def _not_opened(path: Path, error: OSError) -> SrctError:
             "Copy or transfer it again."
         )
     if "signature not found" in text:
-        with open(path, "rb") as handle:
+        with open(where, "rb") as handle:
             head = handle.read(8)
         kind = next((v for k, v in _SIGNATURES.items() if head.startswith(k)), None)
         if not head:

@@ -30,7 +30,7 @@ def find_entries(file: Hdf5File) -> list[str]:
             defined.append(path)
         if _class(group) == "nxdetector" and "image_key" in group and _has(group, "data"):
             by_class.append(path)
-    return defined or [_entry_above(file, path) for path in by_class]
+    return defined or list(dict.fromkeys(_entry_above(file, path) for path in by_class))
 
 
 def _entry_above(file: Hdf5File, path: str) -> str:
@@ -95,7 +95,7 @@ def _geometry(file: Hdf5File, detector: str, roles: Roles) -> None:
     if value is not None:
         units = attribute(file.dataset(path), "units", "unit")
         roles.pixel_size = to_metres(value, units, f"{file}: {path}", roles.notes, "m")
-    # NXtomo counts pixels from the first one's centre, as we do.
+    # For comparison alone: some beamlines count it from the middle of the detector.
     roles.centre = _optional(file, f"{detector}/x_rotation_axis_pixel_position")
 
 

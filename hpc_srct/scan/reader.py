@@ -92,11 +92,6 @@ class Scan:
             self.notes.append("Flat frames: none, and going on without them, as asked.")
 
     @property
-    def frame_bytes(self) -> int:
-        """Size of one frame in memory, in the file's dtype."""
-        return self.n_rows * self.n_columns * self.dtype.itemsize
-
-    @property
     def frame_indices(self) -> np.ndarray:
         """Where each projection stands among all frames of its dataset."""
         return self._parts.views

@@ -120,7 +120,6 @@ class Stack:
             raise InputError(f"{where}: {lacking}.")
         self.sources = _sources(file, path, dataset)
         self.chunk_frames, self.chunk_rows = self._chunk(dataset)
-        self.stored_bytes = int(dataset.id.get_storage_size()) or dataset.nbytes
 
     def __str__(self) -> str:
         return f"{self.file}: {self.path}"

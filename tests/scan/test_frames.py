@@ -112,6 +112,15 @@ def test_another_process_opens_its_own_file(tmp_path, method):
     assert float(scan.projections([0, 1]).mean()) == mean  # the parent's file is still open
 
 
+def test_relative_path_outlives_a_change_of_folder(tmp_path, monkeypatch):
+    write_dxchange(tmp_path / "s.h5")
+    monkeypatch.chdir(tmp_path)
+    scan = open_scan("s.h5")
+    scan.close()
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(scan.projections([2]), numbered(5)[[2]])
+
+
 def test_pickled_scan_reads_the_same(tmp_path):
     scan = open_scan(write_dxchange(tmp_path / "s.h5"))
     again = pickle.loads(pickle.dumps(scan))

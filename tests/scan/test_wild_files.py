@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 from scan.writers import COLUMNS, ROWS, numbered, write_dxchange, write_nxtomo
 
-from hpc_srct.errors import InputError
+from hpc_srct.errors import InputError, MachineError
 from hpc_srct.scan import open_scan
+from hpc_srct.scan.hdf5 import unreadable
 
 KEY = [2, 1, 0, 0, 1, 0, 3, 0]
 VIEWS = [2, 3, 5, 7]
@@ -213,6 +217,40 @@ def test_missing_filter_is_named_with_its_package(scans, monkeypatch):
     monkeypatch.setattr(h5py.h5z, "filter_avail", lambda n: n != 32008 and available(n))
     with pytest.raises(InputError, match=r"32008 \(bitshuffle\).*hdf5plugin"):
         open_scan(scans / "i13_24737_bslz4.nxs")
+
+
+def test_filters_of_beamlines_are_loaded_by_the_reader(tmp_path):
+    """In a process that imports nothing but the reader."""
+    filters = {
+        "blosc": hdf5plugin.Blosc(),
+        "blosc2": hdf5plugin.Blosc2(),
+        "lz4": hdf5plugin.LZ4(),
+        "bitshuffle": hdf5plugin.Bitshuffle(cname="zstd"),
+        "zstd": hdf5plugin.Zstd(),
+        "bzip2": hdf5plugin.BZip2(),
+    }
+    for name, chosen in filters.items():
+        path = write_dxchange(tmp_path / f"{name}.h5")
+        with h5py.File(path, "r+") as file:
+            del file["exchange/data"]
+            file["exchange"].create_dataset(
+                "data", data=numbered(5), chunks=(1, ROWS, COLUMNS), compression=chosen
+            )
+    read = (
+        "import sys\nfrom hpc_srct.scan import open_scan\n"
+        "print(*(open_scan(p).projections([4]).sum() for p in sys.argv[1:]))"
+    )
+    paths = [str(tmp_path / f"{name}.h5") for name in filters]
+    answer = subprocess.run(
+        [sys.executable, "-c", read, *paths], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == [str(numbered(5)[4].sum())] * len(filters)
+
+
+def test_the_disks_fault_is_not_the_files():
+    broken = OSError("Can't read data (file read failed: errno = 5, error message = 'I/O error')")
+    assert isinstance(unreadable("s.h5", "/data", broken), MachineError)
+    assert isinstance(unreadable("s.h5", "/data", OSError("inflate() failed")), InputError)
 
 
 def test_frames_that_are_no_frames(tmp_path):

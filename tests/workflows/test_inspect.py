@@ -1,0 +1,159 @@
+"""`inspect` on the real scans, on files that assume something, and on those that lack something."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import h5py
+import numpy as np
+import pytest
+from rich.console import Console
+from scan.writers import write_nxtomo
+
+from hpc_srct.errors import InputError
+from hpc_srct.preprocessing import preprocess
+from hpc_srct.settings.preprocessing import PreprocessingSettings
+from hpc_srct.workflows.inspect import inspect
+
+
+def as_text(found) -> str:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(found)
+    return console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "angles", "centre"),
+    [
+        ("aps_tooth_dx.h5", [181, 2, 640], (0, 179.006), 295.5),
+        ("odd_dx_radians.h5", [181, 1, 640], (0, 179.006), 295.5),
+        ("i13_24737.nxs", [91, 135, 160], (-88.2, 91.8), 86.0),
+        ("i13_24737_bslz4.nxs", [91, 135, 160], (-88.2, 91.8), 86.0),
+    ],
+)
+def test_real_scans(scans, name, shape, angles, centre):
+    found = inspect(scans / name).to_json()
+    assert found["shape"] == shape
+    assert found["angles"]["unit"] == "deg"
+    assert (found["angles"]["first"], found["angles"]["last"]) == pytest.approx(angles, abs=1e-3)
+    assert found["centre"]["value"] == pytest.approx(centre, abs=0.5)
+    assert 0 < found["centre"]["uncertainty"] < 0.5
+    assert not found["centre"]["at_edge"]
+    assert found["flats"]["frames"] == found["darks"]["frames"] > 0
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_plan_is_what_preprocessing_takes(scans, tmp_path):
+    settings = PreprocessingSettings(rows="0:40")
+    plan = inspect(scans / "i13_24737.nxs", settings=settings).plan
+    start = time.perf_counter()
+    summary = preprocess(scans / "i13_24737.nxs", tmp_path / "store", settings)
+    taken = time.perf_counter() - start
+    written = sum(file.stat().st_size for file in (tmp_path / "store").rglob("*.h5"))
+    assert plan["disk_bytes"] == pytest.approx(written, rel=0.2)
+    # The margin covers what this test run has loaded besides.
+    assert plan["memory_bytes"] == pytest.approx(summary.plan.memory, rel=0.2)
+    assert plan["passes"] == summary.plan.readings == 2  # once for the centre, once for the rows
+    assert 0 < plan["seconds"] < 60 * max(taken, 1)
+
+
+def test_less_memory_is_more_passes(scans):
+    path = scans / "i13_24737.nxs"
+    roomy = inspect(path).plan
+    tight = inspect(
+        path, settings=PreprocessingSettings(memory=f"{roomy['memory_bytes'] * 7 // 8}B")
+    ).plan
+    assert tight["passes"] > roomy["passes"]
+    assert tight["memory_bytes"] < roomy["memory_bytes"]
+
+
+def test_too_little_memory_is_said_and_no_plan_made(scans):
+    found = inspect(scans / "aps_tooth_dx.h5", settings=PreprocessingSettings(memory="1MB"))
+    assert found.plan is None
+    assert any("memory=" in note for note in found.notes)
+
+
+def test_a_centre_at_the_edge_of_its_range_is_said_to_be_so(scans, tmp_path):
+    """The tooth at the very side of a wide detector, where nobody looks for an axis."""
+    path = tmp_path / "aside.h5"
+    with h5py.File(scans / "aps_tooth_dx.h5", locking=False) as full, h5py.File(path, "w") as file:
+        for name in ("data", "data_white", "data_dark"):
+            frames = full[f"exchange/{name}"][:, :1]
+            file[f"exchange/{name}"] = np.pad(frames, ((0, 0), (0, 0), (0, 3360)), mode="edge")
+        full.copy("exchange/theta", file["exchange"])
+    found = inspect(path)
+    assert found.centre["at_edge"]
+    assert "AT THE EDGE" in as_text(found)
+
+
+def test_no_darks_is_a_note(scans):
+    found = inspect(scans / "odd_nodark.nxs")
+    assert found.to_json()["darks"] == {"frames": 0, "groups": []}
+    assert any("Dark frames: none" in note for note in found.notes)
+    assert found.centre["value"] == pytest.approx(86, abs=0.5)
+
+
+def test_no_flats_is_an_error_unless_told(scans):
+    with pytest.raises(InputError, match="no flat frames"):
+        inspect(scans / "odd_noflat.nxs")
+    found = inspect(
+        scans / "odd_noflat.nxs", settings=PreprocessingSettings(without_flats=True)
+    ).to_json()
+    assert found["flats"]["frames"] == 0
+
+
+def test_a_range_in_the_place_of_angles(scans):
+    with pytest.raises(InputError, match="angle_range"):
+        inspect(scans / "odd_noangle.nxs")
+    settings = PreprocessingSettings(angle_range=(-88.2, 91.8))
+    found = inspect(scans / "odd_noangle.nxs", settings=settings)
+    assert found.centre["value"] == pytest.approx(86, abs=0.5)
+
+
+def test_an_empty_scan_has_no_centre_and_says_why(scans):
+    found = inspect(scans / "dx_nested_legacy.h5")
+    assert found.centre is None
+    assert any(note.startswith("Rotation centre:") for note in found.notes)
+    assert "not found" in as_text(found)
+
+
+def test_a_centre_that_is_given(scans):
+    found = inspect(scans / "aps_tooth_dx.h5", settings=PreprocessingSettings(centre=300))
+    assert (found.centre["value"], found.centre["method"]) == (300, "given")
+
+
+def test_flats_between_projections_and_what_was_assumed(tmp_path):
+    path = write_nxtomo(tmp_path / "s.nxs", [2, 1, 0, 0, 0, 1, 0, 0, 3, 0, 1], units=None)
+    found = inspect(path)
+    assert found.to_json()["flats"]["groups"] == [
+        {"position": 0.0, "frames": 1},
+        {"position": 3.0, "frames": 1},
+        {"position": 6.0, "frames": 1},
+    ]
+    assert any("no units" in note for note in found.notes)
+    text = as_text(found)
+    assert "3: 1 before, 1 after view 3, 1 after" in text
+    assert "marked invalid" in text
+
+
+def test_folder_of_a_layout(scans, tmp_path):
+    """The tooth, kept as BSRF keeps scans: one file for each role."""
+    with h5py.File(scans / "aps_tooth_dx.h5", locking=False) as full:
+        for role, name in (("tomo", "data"), ("flat", "data_white"), ("dark", "data_dark")):
+            with h5py.File(tmp_path / f"andor_img_{role}.h5", "w") as file:
+                file["scan/data/andor_img_shaped_image"] = full[f"exchange/{name}"][:]
+    settings = PreprocessingSettings(angle_range=(0, 180 * 180 / 181))
+    found = inspect(tmp_path, "bsrf-3w1", settings)
+    assert found.format == "layout"
+    assert found.centre["value"] == pytest.approx(295.5, abs=0.5)
+    assert len(found.storage["files"]) == 3
+
+
+def test_nothing_is_written_beside_the_scan(scans, tmp_path):
+    path = shutil.copy(scans / "i13_24737.nxs", tmp_path)
+    before = np.fromfile(path, np.uint8)
+    inspect(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["i13_24737.nxs"]
+    np.testing.assert_array_equal(np.fromfile(path, np.uint8), before)

@@ -112,13 +112,21 @@ def simulate(
 @app.command(epilog="Example:  srct inspect scan.h5")
 def inspect(
     scan: Annotated[Path, typer.Argument(metavar="SCAN", help="Raw scan: DXchange or NXtomo.")],
+    overrides: Overrides = None,
     layout: Layout = None,
+    config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is in a scan file, where its rotation centre is, and what preprocessing takes."""
+    """Say what is in a scan file, where its rotation centre is, and what preprocessing takes.
+
+    Settings are those of preprocess, so that a scan that needs some (angle_range, memory) can
+    be looked at with them.
+    """
+    from hpc_srct.settings.preprocessing import PreprocessingSettings
     from hpc_srct.workflows.inspect import inspect as look
 
-    found = look(scan, layout=layout)
+    settings = load(PreprocessingSettings, config, overrides or ())
+    found = look(scan, layout=layout, settings=settings)
     if as_json:
         _print_json(found.to_json())
     else:

@@ -119,8 +119,7 @@ def inspect(
 ) -> None:
     """Say what is in a scan file, where its rotation centre is, and what preprocessing takes.
 
-    Settings are those of preprocess, so that a scan that needs some (angle_range, memory) can
-    be looked at with them.
+    Settings are those of preprocess: angle_range, memory, without_flats and the like.
     """
     from hpc_srct.settings.preprocessing import PreprocessingSettings
     from hpc_srct.workflows.inspect import inspect as look

@@ -114,6 +114,10 @@ def _share_cores(size: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // max(here, 1)))
 
 
+class ScaleExhausted(Exception):
+    """Gradients overflow at the lowest loss scale."""
+
+
 class Engine:
     """A network in training.
 
@@ -185,8 +189,20 @@ class Engine:
         self.deepspeed.backward(loss)
 
     def step(self) -> None:
-        """End a micro-batch; the last one of a step updates the weights."""
-        self.deepspeed.step()
+        """End a micro-batch; the last one of a step updates the weights.
+
+        Raises
+        ------
+        ScaleExhausted
+            A gradient overflows and the loss scale is at its minimum.
+        """
+        try:
+            self.deepspeed.step()
+        except Exception as error:
+            # DeepSpeed raises a bare Exception; nothing but its text tells it apart.
+            if "loss scale already at minimum" in str(error):
+                raise ScaleExhausted(str(error)) from error
+            raise
 
     def set_learning_rate(self, rate: float) -> None:
         """Set Adam's rate. (The talk's schedule counts epochs, DeepSpeed's schedulers steps.)"""

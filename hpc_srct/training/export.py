@@ -81,17 +81,12 @@ class BestModels:
         """Tell whether a validation is among the best; of equals the earlier one stays."""
         return len(best) < self.keep or any(psnr > entry["psnr"] for entry in best[: self.keep])
 
-    def add(
-        self,
-        best: list[dict[str, Any]],
-        entry: dict[str, Any],
-        weights: dict[str, Tensor],
-        description: dict[str, Any],
-    ) -> list[dict[str, Any]]:
-        """Write a model; give the new list, best first."""
+    def write(
+        self, entry: dict[str, Any], weights: dict[str, Tensor], description: dict[str, Any]
+    ) -> None:
+        """Write the model of one validation."""
         self.folder.mkdir(parents=True, exist_ok=True)
         save_model(weights, with_moment(description, **moment(entry)), self.path(entry["step"]))
-        return self.ranked(best, entry)
 
     def ranked(self, best: list[dict[str, Any]], entry: dict[str, Any]) -> list[dict[str, Any]]:
         """Put an entry in its place; sorting is stable, so of equals the earlier comes first."""

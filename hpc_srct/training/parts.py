@@ -1,0 +1,207 @@
+"""What a run is made of: its data, engine, checkpoints and folder, built and checked together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from hpc_srct import console, models
+from hpc_srct.errors import InputError, SrctError
+from hpc_srct.models import files
+from hpc_srct.settings.experiment import ExperimentSettings, ModelSettings
+from hpc_srct.training import export, losses, memory, precision, run_folder
+from hpc_srct.training.checkpoints import Checkpoints, Progress
+from hpc_srct.training.data import Loader, PairedSlices, Tiles
+from hpc_srct.training.engine import Engine, Ranks
+from hpc_srct.training.losses import Loss
+
+T = TypeVar("T")
+
+
+@dataclass
+class Parts:
+    """The parts of one run, each ready for its first step."""
+
+    settings: ExperimentSettings
+    run_dir: Path
+    ranks: Ranks
+    run: str
+    loss: Loss
+    slices: PairedSlices
+    validation: PairedSlices | None
+    tiles: Tiles
+    loader: Loader
+    engine: Engine
+    checkpoints: Checkpoints
+    best_models: export.BestModels
+    description: dict[str, Any]
+    progress: Progress
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.tiles.micro_batches // self.settings.optimizer.accumulation
+
+    def channels_last(self, training: bool = True) -> bool:
+        """The memory order of the activations."""
+        settings = self.settings
+        return memory.channels_last(
+            settings.channels_last, self.ranks.device, settings.precision, training
+        )
+
+
+def build(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: bool) -> Parts:
+    """Check the settings, read the data, build or restore the network, make the run folder.
+
+    The folder is made when all else is known to be right.
+
+    Raises
+    ------
+    InputError
+        Settings, data, run folder or checkpoint that do not fit.
+    MachineError
+        The device cannot do what is asked.
+    """
+    loss = losses.get(settings.loss)
+    run = _open(settings, run_dir, where, resume)
+    precision.prepare(settings, where.device, where.rank)
+    slices, validation = _data(settings, where)
+    tiles = Tiles(slices, settings.tiles, settings.seed, settings.optimizer.accumulation)
+    _say_unused(settings, tiles, where.rank)
+    engine, parameters = _engine(settings, where)
+    identity = {
+        "run": run,
+        "architecture": settings.model.dump(),
+        "precision": settings.precision,
+    }
+    checkpoints = Checkpoints(
+        run_dir / "checkpoints", where, identity, settings.checkpoints.keep_last
+    )
+    description = export.describe(
+        settings, slices.stores, slices.scales[0].describe(), run, parameters
+    )
+    pin = where.device.type == "cuda"
+    parts = Parts(
+        settings=settings,
+        run_dir=run_dir,
+        ranks=where,
+        run=run,
+        loss=loss,
+        slices=slices,
+        validation=validation,
+        tiles=tiles,
+        loader=Loader(tiles, where.rank, where.size, settings.tiles.workers, pin),
+        engine=engine,
+        checkpoints=checkpoints,
+        best_models=export.BestModels(checkpoints.folder, settings.checkpoints.keep_best),
+        description=description,
+        progress=Progress(),
+    )
+    _restore(parts) if resume else _begin(parts)
+    device = torch.cuda.get_device_name(where.device) if pin else "cpu"
+    together(where, lambda: run_folder.write(run_dir, settings, run, where.size, device))
+    return parts
+
+
+def new_module(model: ModelSettings) -> nn.Module:
+    """Make a new network as the settings name it."""
+    return models.build(model.name, model.width, model.depth)
+
+
+def together(where: Ranks, action: Callable[[], T]) -> T:
+    """Do something on rank 0 and give all ranks its answer, or its error."""
+    answer: tuple[Any, SrctError | None] = (None, None)
+    if where.rank == 0:
+        try:
+            answer = (action(), None)
+        except SrctError as error:
+            answer = (None, error)
+    value, error = where.gather(answer)[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def _open(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: bool) -> str:
+    if settings.model.name not in models.NAMES:
+        known = ", ".join(models.NAMES)
+        raise InputError(f"model.name: unknown '{settings.model.name}'; known: {known}.")
+
+    def check() -> str:
+        if not resume:
+            run_folder.refuse_existing(run_dir)
+            return run_folder.new_identity()
+        run = run_folder.identity(run_dir)
+        for change in run_folder.check_settings(run_dir, settings):
+            console.say(f"changed on resume: {change}")
+        return run
+
+    return together(where, check)
+
+
+def _data(settings: ExperimentSettings, where: Ranks) -> tuple[PairedSlices, PairedSlices | None]:
+    cache = settings.cache_gb * 1e9
+    names = settings.input, settings.label
+    slices = PairedSlices(settings.train, *names, "train", cache)
+    validation = None
+    if settings.validation:
+        validation = PairedSlices(settings.validation, *names, "validation", cache / 4)
+    for part in (slices, validation):
+        if part is not None:
+            _leave_out_nan(part, where)
+    return slices, validation
+
+
+def _leave_out_nan(slices: PairedSlices, where: Ranks) -> None:
+    # A rank that keeps the slices reads all of them; else the ranks share the reading.
+    share = slice(None) if slices.cached else slice(where.rank, None, where.size)
+    slices.leave_out(pair for bad in where.gather(slices.spoiled(share)) for pair in bad)
+    if slices.left_out:
+        named = "; ".join(slices.left_out[:8]) + ("; …" if len(slices.left_out) > 8 else "")
+        console.warn(
+            f"{slices.role}: {len(slices.left_out)} slice(s) with NaN left out ({named}).",
+            rank=where.rank,
+        )
+
+
+def _say_unused(settings: ExperimentSettings, tiles: Tiles, rank: int) -> None:
+    if tiles.unused:
+        step = settings.tiles.batch * settings.optimizer.accumulation
+        console.say(
+            f"each epoch leaves out {tiles.unused} of its {tiles.total} tiles, others each time: "
+            f"they do not fill a step of {step}.",
+            rank=rank,
+        )
+
+
+def _engine(settings: ExperimentSettings, where: Ranks) -> tuple[Engine, int]:
+    torch.manual_seed(settings.seed)
+    module = new_module(settings.model)
+    module.checkpointing = settings.activation_checkpointing
+    if settings.init_from is not None:
+        weights, _ = files.load_weights(settings.init_from)
+        files.fit(module, weights, settings.init_from)
+    parameters = sum(p.numel() for p in module.parameters())
+    config = precision.deepspeed_config(settings, where.size, parameters)
+    return Engine(module, config, where), parameters
+
+
+def _begin(parts: Parts) -> None:
+    together(parts.ranks, lambda: run_folder.begin(parts.run_dir))
+    # So that a run killed before its first checkpoint can be resumed as any other.
+    parts.checkpoints.save(parts.engine, parts.progress)
+
+
+def _restore(parts: Parts) -> None:
+    found = together(parts.ranks, parts.checkpoints.latest)
+    parts.progress = parts.checkpoints.restore(parts.engine, found)
+    console.say(
+        f"goes on after step {parts.progress.step} (epoch {parts.progress.epoch + 1} of "
+        f"{parts.settings.epochs}), from {found.path.name}.",
+        rank=parts.ranks.rank,
+    )

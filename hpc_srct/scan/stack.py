@@ -54,27 +54,22 @@ def parse_axes(text: str, where: str) -> tuple[int, int, int]:
 
 
 def runs(indices: np.ndarray) -> Iterator[tuple[slice, slice]]:
-    """Cut a list of indices into pieces that one strided read can fetch.
+    """Cut a list of indices into runs of neighbours, each of which one read can fetch.
+
+    Every k-th frame is read frame by frame: HDF5 takes a hundred times as long to read a
+    chunked dataset with a stride.
 
     Yields
     ------
     tuple of slice
-        Where the piece goes in the result, and what to read: together they cover
-        ``indices`` in its own order.
+        Where the run goes in the result, and what to read: together they cover ``indices`` in
+        its own order.
     """
-    start, count = 0, len(indices)
-    while start < count:
-        stop = start + 1
-        step = int(indices[stop] - indices[start]) if stop < count else 1
-        if step > 0:
-            while stop < count and indices[stop] - indices[stop - 1] == step:
-                stop += 1
-        # Two frames far apart are no stride: the second may begin a longer run.
-        if stop - start == 2 and step > 1 and stop < count:
-            stop = start + 1
-        first, last = int(indices[start]), int(indices[stop - 1])
-        yield slice(start, stop), slice(first, last + 1, max(step, 1))
-        start = stop
+    ends = np.flatnonzero(np.diff(indices) != 1) + 1
+    for start, stop in itertools.pairwise([0, *ends.tolist(), len(indices)]):
+        if stop > start:
+            first = int(indices[start])
+            yield slice(start, stop), slice(first, first + stop - start)
 
 
 class Stack:

@@ -46,8 +46,9 @@ def test_runs_cover_the_list_in_order(indices):
     np.testing.assert_array_equal(covered, indices)
 
 
-def test_strided_views_are_one_read():
-    assert list(runs(np.arange(3, 90, 6))) == [(slice(0, 15), slice(3, 88, 6))]
+def test_neighbours_are_one_read_and_a_stride_is_none():
+    assert list(runs(np.arange(3, 90))) == [(slice(0, 87), slice(3, 90))]
+    assert len(list(runs(np.arange(3, 90, 6)))) == 15
 
 
 def test_views_in_any_order_and_rows_of_any_slice(tmp_path):

@@ -85,7 +85,9 @@ class Scan:
         self.file_bytes = sum(file.stat().st_size for file in self._files())
         if not self.n_darks:
             self.notes.append(
-                "Dark frames: none. Preprocessing asks for them, unless told to take zero"
+                "Dark frames: none; zero is taken for them, as asked."
+                if without_darks
+                else "Dark frames: none. Preprocessing asks for them, unless told to take zero"
                 " for them: without_darks=true."
             )
         if not self.n_flats:

@@ -154,19 +154,23 @@ def inspect(
         Not a scan, or one that cannot be read right.
     """
     settings = settings or PreprocessingSettings()
-    scan = open_scan(
-        path,
-        layout if layout is not None else settings.layout,
-        angle_range=settings.angle_range,
-        without_flats=settings.without_flats,
-        # To look needs no darks; preprocessing asks for them, and the scan's notes say so.
-        without_darks=True,
-    )
+
+    def opened(without_darks: bool) -> Scan:
+        return open_scan(
+            path,
+            layout if layout is not None else settings.layout,
+            angle_range=settings.angle_range,
+            without_flats=settings.without_flats,
+            without_darks=without_darks,
+        )
+
+    scan = opened(settings.without_darks)
     angles = AngleSummary.of(scan.angles)
     notes = [*scan.notes, *angles.notes()]
     if scan.pixel_size is None:
         notes.append("Pixel size: not in the file; results stay in attenuation per pixel.")
-    centre = _centre(scan, settings, notes)
+    # To look for the centre needs no darks; preprocessing asks for them, as a note says.
+    centre = _centre(scan if scan.n_darks else opened(True), settings, notes)
     return Inspection(
         path=str(path),
         format=scan.format,
@@ -262,7 +266,7 @@ def _angle_line(angles: AngleSummary) -> str:
 
 def _group_line(groups: list[tuple[float, int]], n_views: int) -> str:
     if not groups:
-        return "none"
+        return "none (warning: see the note)"
     count = sum(frames for _, frames in groups)
     if len(groups) == 1 and 0 < groups[0][0] < n_views:
         return f"{count}"

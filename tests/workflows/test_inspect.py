@@ -92,6 +92,7 @@ def test_no_darks_is_a_note(scans):
     found = inspect(scans / "odd_nodark.nxs")
     assert found.to_json()["darks"] == {"frames": 0, "groups": []}
     assert any("Dark frames: none" in note for note in found.notes)
+    assert "warning" in as_text(found)
     assert found.centre["value"] == pytest.approx(86, abs=0.5)
 
 

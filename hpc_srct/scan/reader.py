@@ -18,6 +18,8 @@ from hpc_srct.scan.roles import Roles
 from hpc_srct.scan.stack import Stack
 from hpc_srct.settings.layout import Layout, load_layout
 
+_MOST_FILES = 50  # listed one by one in a provenance
+
 
 @dataclass(frozen=True)
 class FrameGroup:
@@ -156,15 +158,16 @@ class Scan:
             "angles": [str(roles.angles.place)] if roles.angles and roles.angles.place else [],
             "image_key": [str(roles.key)] if roles.key and roles.keyed else [],
         }
-        files = [
-            {"path": str(file), "bytes": file.stat().st_size, "mtime": file.stat().st_mtime}
-            for file in self._files()
-        ]
-        stat = self.path.stat()
+        others = [roles.angles.place if roles.angles else None, roles.key, roles.monitor]
+        beside = [place.file.path.absolute() for place in others if place is not None]
+        files = [_stamp(file) for file in dict.fromkeys([*self._files(), *beside])]
+        if len(files) > _MOST_FILES:  # a virtual dataset of one file for each frame
+            files = [_together(files)]
+        # A folder changes whenever something is put beside the scan.
+        whole = _together(files) if self.path.is_dir() else _stamp(self.path)
         return {
+            **whole,
             "path": str(self.path.resolve()),
-            "bytes": stat.st_size,
-            "mtime": stat.st_mtime,
             "format": self.format,
             "datasets": {role: sorted(set(names)) for role, names in places.items()},
             "files": files,
@@ -264,6 +267,19 @@ def _recognised(file: Hdf5File, layout: Layout | None) -> Roles:
             f"{', '.join(entries[1:])} (set `entry` in a layout file)."
         )
     return roles
+
+
+def _stamp(file: Path) -> dict[str, Any]:
+    stat = file.stat()
+    return {"path": str(file), "bytes": stat.st_size, "mtime": stat.st_mtime}
+
+
+def _together(files: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "path": f"{len(files)} files from {files[0]['path']} on",
+        "bytes": sum(file["bytes"] for file in files),
+        "mtime": max(file["mtime"] for file in files),
+    }
 
 
 def _summary(groups: tuple[GroupAt, ...]) -> list[tuple[float, int]]:

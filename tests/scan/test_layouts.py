@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -28,6 +30,17 @@ def test_shipped_layout_of_bsrf(tmp_path):
         np.testing.assert_array_equal(scan.darks()[0].frames, numbered(2, 8))
         np.testing.assert_allclose(np.rad2deg(scan.angles[[0, -1]]), [0, 180])
         assert scan.source()["path"] == str(given)
+
+
+def test_a_folder_is_the_same_scan_when_something_is_put_beside_it(tmp_path):
+    _bsrf(tmp_path)
+    before = open_scan(tmp_path, "bsrf-3w1").source()
+    (tmp_path / "store").mkdir()
+    os.utime(tmp_path, (1, 1))
+    assert open_scan(tmp_path, "bsrf-3w1").source() == before
+    with h5py.File(tmp_path / "andor_img_flat.h5", "r+") as file:
+        file["more"] = 1
+    assert open_scan(tmp_path, "bsrf-3w1").source() != before
 
 
 def test_a_role_whose_file_is_missing(tmp_path):

@@ -23,23 +23,30 @@ Step = tuple[float, dict[str, Tensor]]
 # step only its last layer has a gradient; a few steps later all layers do.
 STEPS = (1, 4)
 
-# bf16 has 8 bits of mantissa, fp16 has 11. Measured on both networks: see tests/training.
+# Most that loss and gradient length may differ (relative), least cosine between the gradients of
+# one layer. What is right stays far inside: on networks of width 8, O2 was seen with cosines above
+# 0.98 and bf16, with 8 bits of mantissa, above 0.9. What is wrong falls far outside.
 TOLERANCE = {
-    "O2": {"loss": 0.02, "norm": 0.1, "cosine": 0.95},
-    "bf16": {"loss": 0.05, "norm": 0.2, "cosine": 0.8},
+    "O2": {"loss": 0.02, "norm": 0.1, "cosine": 0.9},
+    "bf16": {"loss": 0.05, "norm": 0.2, "cosine": 0.6},
 }
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a step agrees with fp32: relative differences, and the cosine between gradients."""
+    """How a step agrees with fp32.
+
+    Relative differences of loss and whole gradient's length; the least cosine between the
+    gradients of one layer's weights, and which layer that is.
+    """
 
     loss: float
     norm: float
     cosine: float
+    layer: str
 
     def fails(self, precision: str) -> list[str]:
-        """List what lies outside the tolerance."""
+        """List what lies outside the tolerance (a NaN does)."""
         limit = TOLERANCE[precision]
         found = []
         if not self.loss <= limit["loss"]:
@@ -50,15 +57,15 @@ class Agreement:
             )
         if not self.cosine >= limit["cosine"]:
             found.append(
-                f"the gradients' directions have a cosine of {self.cosine:.3f} (at least "
+                f"the gradients of {self.layer} have a cosine of {self.cosine:.3f} (at least "
                 f"{limit['cosine']})"
             )
         return found
 
     def __str__(self) -> str:
         return (
-            f"loss within {self.loss:.2%}, gradient length within {self.norm:.2%}, "
-            f"cosine {self.cosine:.4f}"
+            f"loss within {self.loss:.2%}, gradient's length within {self.norm:.2%}, every layer's "
+            f"direction with a cosine of at least {self.cosine:.3f}"
         )
 
 
@@ -139,14 +146,26 @@ def reference(built: parts.Parts, micro_batches: list[Tensor]) -> Step:
 
 def compare(expected: Step, loss: float, gradients: dict[str, Tensor]) -> Agreement | None:
     """Compare a step with its reference; None where its gradient overflowed."""
-    a = torch.cat([g.double().flatten() for g in expected[1].values()])
-    b = torch.cat([gradients[name].double().flatten() for name in expected[1]])
-    if not torch.isfinite(b).all():
+    right = {name: g.double().flatten() for name, g in expected[1].items()}
+    found = {name: gradients[name].double().flatten() for name in right}
+    if not all(torch.isfinite(g).all() for g in found.values()):
         return None
-    norm_a, norm_b = float(a.norm()), float(b.norm())
     tiny = torch.finfo(torch.float32).tiny
+    cosine, layer = 1.0, "no layer"
+    for name, g in right.items():
+        # Of the weights alone: a vector's gradient can be all rounding (a bias before a norm).
+        length = float(g.norm())
+        if expected[1][name].dim() < 2 or length < tiny:
+            continue
+        here = float(g @ found[name]) / max(length * float(found[name].norm()), tiny)
+        if not here >= cosine:
+            cosine, layer = here, name
+    norm_right, norm_found = (
+        math.sqrt(sum(float(g.square().sum()) for g in which.values())) for which in (right, found)
+    )
     return Agreement(
         loss=abs(loss - expected[0]) / max(abs(expected[0]), tiny),
-        norm=abs(norm_b / max(norm_a, tiny) - 1),
-        cosine=float(a @ b) / max(norm_a * norm_b, tiny) if math.isfinite(norm_a) else math.nan,
+        norm=abs(norm_found / max(norm_right, tiny) - 1),
+        cosine=cosine,
+        layer=layer,
     )

@@ -57,9 +57,14 @@ def sinogram(
     return out.astype(np.float32)
 
 
-def image(size: int, ellipses: Ellipses = TOFT, samples: int = 8) -> NDArray[np.float32]:
-    """Average the phantom over samples × samples points in each pixel; (y, x), y up."""
-    axis = ((np.arange(size * samples) + 0.5) / samples - size / 2) * 2 / size
+def image(
+    size: int, ellipses: Ellipses = TOFT, samples: int = 8, shift: float = 0.0
+) -> NDArray[np.float32]:
+    """Average the phantom over samples × samples points in each pixel; (y, x), y up.
+
+    With a `shift` the phantom stands so many pixels to the right and down.
+    """
+    axis = ((np.arange(size * samples) + 0.5) / samples - size / 2 - shift) * 2 / size
     out = np.zeros((size, size), np.float32)
     for row in range(size):
         y = -axis[row * samples : (row + 1) * samples, None]

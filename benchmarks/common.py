@@ -1,0 +1,111 @@
+"""What every benchmark shares: the machine in words, versions, timing, and the JSON of a run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def processor() -> str:
+    """Name the processor as its maker does."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    match = re.search(r"model name\s*:\s*(.+)", text)
+    return match.group(1).strip() if match else platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine: what a figure depends on, nothing that names it."""
+    described: dict[str, Any] = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+    try:
+        described["memory_gib"] = round(
+            os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1
+        )
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+        described["vector"] = [f for f in ("avx2", "avx512f", "amx_tile") if f in flags]
+    except (OSError, ValueError):
+        pass
+    return described
+
+
+def gpu() -> str | None:
+    """Name the first CUDA device; None where there is none."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Give Python's version and those of the named distributions that are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("hpc_srct", "numpy", *names):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def timed(work: Callable[[], Any], repeats: int = 3) -> dict[str, float]:
+    """Run `work` and give its best and median time, and its least processor time, in seconds.
+
+    On a machine that others share the processor time of a single thread is the steadier one.
+    """
+    walls, processor_times = [], []
+    for _ in range(repeats):
+        wall, own = time.perf_counter(), time.process_time()
+        work()
+        walls.append(time.perf_counter() - wall)
+        processor_times.append(time.process_time() - own)
+    return {
+        "best_s": min(walls),
+        "median_s": statistics.median(walls),
+        "cpu_s": min(processor_times),
+        "repeats": repeats,
+    }
+
+
+def write_result(
+    name: str, rows: Sequence[dict[str, Any]], out: Path | None = None, **facts: Any
+) -> Path:
+    """Write one run as JSON.
+
+    Parameters
+    ----------
+    name
+        Of the benchmark; the file is ``results/NAME-PROCESSOR.json`` where `out` is None.
+    rows
+        One mapping per line of the table.
+    facts
+        Anything else that the figures depend on: versions, sizes, conventions.
+    """
+    if out is None:
+        slug = re.sub(r"[^a-z0-9]+", "-", processor().lower()).strip("-")
+        out = RESULTS / f"{name}-{slug}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "benchmark": name,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        **facts,
+        "rows": list(rows),
+    }
+    out.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    return out

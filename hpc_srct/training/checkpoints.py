@@ -190,7 +190,8 @@ class Checkpoints:
         scaler = engine.optimizer.loss_scaler
         dynamic = engine.optimizer.dynamic_loss_scale
         try:
-            loaded, _ = engine.deepspeed.load_checkpoint(str(checkpoint.path), tag=_TAG)
+            with _named_as_saved(engine, manifest["precision"]):
+                loaded, _ = engine.deepspeed.load_checkpoint(str(checkpoint.path), tag=_TAG)
             own = torch.load(checkpoint.path / f"rank-{self.ranks.rank:05d}.pt", weights_only=True)[
                 "buffers"
             ]
@@ -262,6 +263,25 @@ class Checkpoints:
                 f"{text}\nThe former checkpoint is untouched; when there is space, --resume goes "
                 "on from it."
             ) from error
+
+
+@contextlib.contextmanager
+def _named_as_saved(engine: Engine, precision: str) -> Iterator[None]:
+    """Let DeepSpeed find optimizer states that another precision saved.
+
+    It puts ``bf16_`` before the names of bf16's, and looks for its own mode's names alone.
+    """
+    deepspeed = engine.deepspeed
+    name_of = deepspeed._get_rank_zero_ckpt_name
+
+    def named(*where: object, **which: object) -> str:
+        return name_of(*where, **which | {"bf16_mode": precision == "bf16"})
+
+    deepspeed._get_rank_zero_ckpt_name = named
+    try:
+        yield
+    finally:
+        del deepspeed._get_rank_zero_ckpt_name
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:

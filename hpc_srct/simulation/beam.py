@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import convolve1d
+from scipy.special import ndtr
 
 from hpc_srct.settings.simulation import SimulationSettings
 
@@ -146,6 +147,11 @@ class Beam:
         settings = self._settings
         noisy = settings.photons is not None
         photons = random.poisson(expected) if noisy else expected
+        if noisy and settings.noise_blur:
+            # The light of a photon spreads, and with it the noise; `expected` is blurred already.
+            edges = np.arange(-4.5, 5) / settings.noise_blur
+            spread = np.diff(ndtr(edges))
+            photons = expected + convolve1d(photons - expected, spread, axis=1, mode="nearest")
         counts = photons * self.counts_per_photon + settings.dark_current
         if noisy and settings.read_noise:
             counts += random.normal(0, settings.read_noise, counts.shape)

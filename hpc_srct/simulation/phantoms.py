@@ -14,6 +14,7 @@ import numpy as np
 from hpc_srct.settings.simulation import SimulationSettings
 from hpc_srct.simulation.foam import Foam
 from hpc_srct.simulation.shapes import Ellipses, Gaussians, Shapes
+from hpc_srct.simulation.tooth import draw_tooth
 
 _PHANTOM, _FOAM = 0, 1
 
@@ -141,4 +142,4 @@ def _clouds(canvas: _Canvas, strength: float) -> Gaussians:
     return Gaussians(x, y, sigma, density)
 
 
-FAMILIES = {"ellipses": draw_ellipses, "textured": draw_textured}
+FAMILIES = {"ellipses": draw_ellipses, "textured": draw_textured, "tooth": draw_tooth}

@@ -97,7 +97,7 @@ class Ellipses:
         p = (cosine / self.a) ** 2 + (sine / self.b) ** 2
         q = cosine * sine * (1 / self.a**2 - 1 / self.b**2)
         height = self.a * self.b * np.sqrt(p)
-        index, line = _lines_crossed(self.y - height, self.y + height, len(out), samples)
+        index, line = lines_crossed(self.y - height, self.y + height, len(out), samples)
         y = line_height(line, len(out), samples) - self.y[index]
         middle = -y * q[index] / p[index]
         # The discriminant: p − y²·(p·r − q²), and p·r − q² = 1 / (ab)².
@@ -197,7 +197,7 @@ def line_height(line: np.ndarray, size: int, samples: int) -> np.ndarray:
     return size / 2 - (line + 0.5) / samples
 
 
-def _lines_crossed(
+def lines_crossed(
     low: np.ndarray, high: np.ndarray, size: int, samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """List each (shape, sample line) with the line's y in [low, high) of the shape."""

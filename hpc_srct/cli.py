@@ -76,7 +76,8 @@ def _ranks_together() -> Iterator[Any]:
         if comm.size == 1:
             raise
         if comm.rank != 0:
-            time.sleep(1.0)  # where rank 0 fails for the same reason, it is the one to say so
+            # Where rank 0 fails for the same reason, it is the one to say so, and ends us.
+            time.sleep(30.0 if getattr(error, "on_every_rank", False) else 1.0)
         comm.abort(_report(error))
         raise
 

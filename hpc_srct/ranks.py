@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,10 @@ class Communicator:
         if self.mpi is not None and self.size > 1:
             sys.stdout.flush()
             sys.stderr.flush()
+            # The launcher ends us before it has passed on what was said a moment ago.
+            time.sleep(0.5)
             self.mpi.Abort(code)
+            os._exit(code)  # MPICH's Abort may return
 
 
 def slurm_step_tasks(environ: Mapping[str, str] = os.environ) -> int:

@@ -1,8 +1,8 @@
 """From a raw scan to a slice store, on any number of MPI ranks.
 
-Rank 0 decides (what to make, the centre, the plan) and every rank hears the same. Then, pass
-by pass: read a share of the views, correct them, exchange frames for rows, reconstruct pairs
-of rows, write blocks. A block that is there is done, so a run that was killed goes on.
+Rank 0 decides (what to make, the centre, the plan) and every rank hears the same; then all
+work through the passes; then rank 0 writes the master. A block that is there is done, so a run
+that was killed goes on.
 """
 
 from __future__ import annotations
@@ -10,31 +10,27 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hpc_srct import console
-from hpc_srct.errors import InputError, MachineError, Stopped
+from hpc_srct.errors import InputError, MachineError
 from hpc_srct.preprocessing import provenance
 from hpc_srct.preprocessing.centre import centre_of
-from hpc_srct.preprocessing.exchange import frames_for_rows, together, total
-from hpc_srct.preprocessing.frames import Fields, FrameSource, FrameWise, Times
+from hpc_srct.preprocessing.exchange import together
+from hpc_srct.preprocessing.frames import Times
 from hpc_srct.preprocessing.lock import StoreLock
-from hpc_srct.preprocessing.plan import MIB, Pass, Plan, Portion, Work, make_plan
+from hpc_srct.preprocessing.passes import work_through
+from hpc_srct.preprocessing.plan import MIB, Plan, Work, make_plan
 from hpc_srct.preprocessing.record import Record, changed_source, check_same, read_record
-from hpc_srct.preprocessing.rows import RowWise
-from hpc_srct.preprocessing.signals import StopRequest
-from hpc_srct.preprocessing.staging import stage, unstage
 from hpc_srct.preprocessing.usage import peak_memory, used_memory
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan, open_scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import StoreWriter
 from hpc_srct.slices.blocks import MASTER
-from hpc_srct.slices.writer import BlockWriter
 
 
 @dataclass(frozen=True)
@@ -116,8 +112,7 @@ def preprocess(
         record = task.record or _recorded(scan, writer, settings, communicator, times)
         plan = together(communicator, lambda: _planned(scan, writer, settings, task, communicator))
         if task.blocks:
-            job = _Job(scan, writer, settings, record, plan, communicator, times)
-            job.run()
+            work_through(scan, writer, settings, record, plan, communicator, times)
         together(communicator, lambda: _finish(scan, writer, settings, record))
         made = sum(len(writer.block_slices(block)) for block in task.blocks)
         return Summary(
@@ -240,147 +235,3 @@ def _finish(
         raise InputError(f"{scan.path}: {difference}; remove {writer.folder} and make it again.")
     story, figures = provenance.tell(scan, writer, settings, record)
     writer.finish(story, **figures)
-
-
-class _Job:
-    """The passes of one run on one rank."""
-
-    def __init__(
-        self,
-        scan: Scan,
-        writer: StoreWriter,
-        settings: PreprocessingSettings,
-        record: Record,
-        plan: Plan,
-        communicator: Communicator,
-        times: Times,
-    ):
-        self.scan, self.writer, self.settings, self.plan = scan, writer, settings, plan
-        self.communicator, self.times = communicator, times
-        self.row_wise = RowWise(
-            scan.angles,
-            settings.low_views(scan.n_views),
-            scan.n_columns,
-            record.centre["value"],
-            settings.filter,
-            settings.sinogram,
-            times,
-        )
-        truth = scan.truth(slice(0, 1))
-        self.has_truth = truth is not None and truth.shape[1:] == writer.size
-
-    def run(self) -> None:
-        """Work through the passes."""
-        rank = self.communicator.rank
-        slices = sum(p.stop - p.start for one in self.plan.passes for share in one for p in share)
-        with (
-            StopRequest() as stop,
-            self._frame_source() as source,
-            contextlib.ExitStack() as open_shard,
-            console.progress("preprocess", slices, rank=rank) as steps,
-        ):
-            shard: BlockWriter | None = None
-            for this_pass in self.plan.passes:
-                if total(np.array([int(stop.asked)]), self.communicator)[0]:
-                    raise Stopped(f"{self.writer.folder}: stopped; run again to go on.")
-                steps.advance(0, "reading")
-                sinograms, clipped = self._read(source, this_pass)
-                first = 0
-                for portion in this_pass[rank]:
-                    count = portion.stop - portion.start
-                    block = self.writer.block_slices(portion.block)
-                    if portion.start == block.start:
-                        shard = open_shard.enter_context(self.writer.block(portion.block))
-                    here = slice(first, first + count)
-                    place = portion.start - block.start
-                    shard.note("clipped", place, clipped[here])
-                    for made in self._reconstructed(sinograms[here], shard, portion, place):
-                        steps.advance(made)
-                    if portion.stop == block.stop:
-                        open_shard.close()  # the shard takes its name
-                        if stop.asked:
-                            break
-                    first += count
-                del sinograms
-                steps.advance(
-                    sum(p.stop - p.start for i, share in enumerate(this_pass) for p in share if i)
-                )
-
-    def _read(self, source: FrameSource, this_pass: Pass) -> tuple[np.ndarray, np.ndarray]:
-        """Read, correct and exchange: this rank's sinograms, and how much was clipped."""
-        rank = self.communicator.rank
-        slices_of = [
-            np.concatenate([np.arange(p.start, p.stop) for p in share] or [np.arange(0)])
-            for share in this_pass
-        ]
-        rows = self.writer.rows[np.concatenate(slices_of)]
-        ends = np.cumsum([len(slices) for slices in slices_of])
-        shares = [
-            slice(int(end) - len(slices), int(end))
-            for end, slices in zip(ends, slices_of, strict=True)
-        ]
-        now = time.perf_counter()
-        parts = []
-        for portion in this_pass[rank]:
-            first, last = self.writer.rows[portion.start], self.writer.rows[portion.stop - 1]
-            parts.append(Fields.of(self.scan, slice(int(first), int(last) + 1)))
-        if self.communicator.size > 1:
-            parts = [part for share in self.communicator.mpi.allgather(parts) for part in share]
-        now = self.times.add("correct", now)
-        frames = FrameWise(
-            source,
-            self.scan.chunked_by_frame and source is self.scan,
-            rows,
-            Fields.joined(parts),
-            self.settings.floor,
-            self.times,
-        )
-        before = self.times.read + self.times.correct
-        sinograms = frames_for_rows(
-            frames.line_integrals,
-            self.scan.n_views,
-            self.scan.n_columns,
-            shares,
-            self.communicator,
-            self.plan.views_at_once,
-        )
-        clipped = total(frames.clipped, self.communicator)[shares[rank]]
-        self.times.add("exchange", now + self.times.read + self.times.correct - before)
-        return sinograms, clipped
-
-    def _reconstructed(
-        self, sinograms: np.ndarray, shard: BlockWriter, portion: Portion, place: int
-    ) -> Iterator[int]:
-        """Reconstruct and write rows pair by pair; `place` is the first one's in the shard."""
-        for made in self.row_wise.slices(sinograms):
-            now = time.perf_counter()
-            count = len(made.arrays["low"])
-            arrays = dict(made.arrays)
-            if self.has_truth:
-                row = int(self.writer.rows[portion.start + made.offset])
-                arrays["truth"] = self.scan.truth(slice(row, row + count))
-            for name, values in arrays.items():
-                shard.write(name, place + made.offset, values)
-            for name, values in made.per_slice.items():
-                shard.note(name, place + made.offset, values)
-            self.times.add("write", now)
-            yield count
-
-    @contextlib.contextmanager
-    def _frame_source(self) -> Iterator[FrameSource]:
-        if not self.plan.staged:
-            yield self.scan
-            return
-        rows = self.writer.rows
-        staged = stage(
-            self.scan,
-            range(int(rows[0]), int(rows[-1]) + 1),
-            self.settings.scratch,
-            self.communicator,
-            self.plan.views_at_once,
-            self.times,
-        )
-        try:
-            yield staged
-        finally:
-            unstage(staged, self.communicator)

@@ -30,6 +30,15 @@ class Settings(pydantic.BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without base-60 numbers: in ``rows=10:38`` nobody means 638."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> str:
+        tag = super().resolve(kind, value, implicit)
+        number = tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        return "tag:yaml.org,2002:str" if number and ":" in value else tag
+
+
 def configs_folder() -> Path:
     """Find the shipped ``configs``: inside an installed wheel, or beside a checkout's package."""
     package = Path(__file__).resolve().parents[1]
@@ -70,7 +79,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         chain = " → ".join(p.name for p in (*seen, path))
         raise InputError(f"{path}: inherits from itself ({chain}).")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
@@ -105,7 +114,7 @@ def override(tree: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
         if not equals or not key.strip():
             raise InputError(f"'{assignment}': expected key=value, for example model.width=16.")
         try:
-            value = yaml.safe_load(text) if text else None
+            value = yaml.load(text, _Loader) if text else None
         except yaml.YAMLError as error:
             raise InputError(f"'{assignment}': the value is not valid YAML.") from error
         branch: dict[str, Any] = {}

@@ -77,12 +77,25 @@ class PreprocessingSettings(Settings):
                 raise ValueError("a view is named twice")
         return value
 
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _open_end(cls, value: Any) -> Any:
+        # YAML reads 90: as a mapping.
+        if isinstance(value, dict) and list(value.values()) == [None]:
+            return f"{next(iter(value))}:"
+        return value
+
     @field_validator("rows")
     @classmethod
     def _rows_readable(cls, value: str | None) -> str | None:
         if value is not None and not _ROWS.fullmatch(value.strip()):
             raise ValueError("expected FIRST:STOP, for example 100:200")
         return value
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _plain_bytes(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
 
     @field_validator("memory")
     @classmethod

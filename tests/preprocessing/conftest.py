@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,3 +138,41 @@ def fingerprint(store: Path) -> dict[str, str]:
         for path in sorted(store.rglob("*"))
         if path.is_file()
     }
+
+
+def wait_for(happened: Callable[[], object], run: subprocess.Popen, seconds: float = 60) -> None:
+    """Wait until something happens while a run goes on."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert run.poll() is None, run.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """Find the Python processes below a launcher."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            parents[int(entry.name)] = (int(stat.rpartition(")")[2].split()[1]), words)
+
+    def below(pid: int) -> bool:
+        while pid in parents:
+            pid = parents[pid][0]
+            if pid == launcher:
+                return True
+        return False
+
+    return sorted(pid for pid, (_, words) in parents.items() if b"hpc_srct" in words and below(pid))
+
+
+def kill_group(run: subprocess.Popen) -> None:
+    """Kill a run and all that it started (it has a session of its own)."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(run.pid, signal.SIGKILL)
+    run.wait()

@@ -30,7 +30,8 @@ asked = []
 
 def produce(views):
     asked.extend(views.tolist())
-    return (views[:, None, None] * 10000 + np.arange(W)[:, None] * 100 + np.arange(N)).astype(np.float32)
+    frames = views[:, None, None] * 10000 + np.arange(W)[:, None] * 100 + np.arange(N)
+    return frames.astype(np.float32)
 
 cuts = [0, 4, 4, 7] if comm.size == 3 else np.linspace(0, W, comm.size + 1).astype(int).tolist()
 shares = [slice(a, b) for a, b in zip(cuts, cuts[1:])]

@@ -1,0 +1,205 @@
+"""The passes over a scan: read a share of the views, correct them, exchange frames for rows,
+reconstruct pairs of rows, write blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from hpc_srct import console
+from hpc_srct.errors import Stopped
+from hpc_srct.preprocessing.exchange import frames_for_rows, total
+from hpc_srct.preprocessing.frames import Fields, FrameSource, FrameWise, Times
+from hpc_srct.preprocessing.plan import Pass, Plan, Portion
+from hpc_srct.preprocessing.record import Record
+from hpc_srct.preprocessing.rows import RowWise
+from hpc_srct.preprocessing.signals import StopRequest
+from hpc_srct.preprocessing.staging import stage, unstage
+from hpc_srct.ranks import Communicator
+from hpc_srct.scan import Scan
+from hpc_srct.settings.preprocessing import PreprocessingSettings
+from hpc_srct.slices import StoreWriter
+from hpc_srct.slices.writer import BlockWriter
+
+
+def work_through(
+    scan: Scan,
+    writer: StoreWriter,
+    settings: PreprocessingSettings,
+    record: Record,
+    plan: Plan,
+    communicator: Communicator,
+    times: Times,
+) -> None:
+    """Make every block of the plan. Every rank must call it; when it returns all are done.
+
+    Raises
+    ------
+    Stopped
+        Asked to stop; the blocks that were begun are done, others are not.
+    """
+    _Passes(scan, writer, settings, record, plan, communicator, times).run()
+
+
+class _Passes:
+    """The passes of one run, on one rank."""
+
+    def __init__(
+        self,
+        scan: Scan,
+        writer: StoreWriter,
+        settings: PreprocessingSettings,
+        record: Record,
+        plan: Plan,
+        communicator: Communicator,
+        times: Times,
+    ):
+        self.scan, self.writer, self.settings, self.plan = scan, writer, settings, plan
+        self.communicator, self.times = communicator, times
+        self.row_wise = RowWise(
+            scan.angles,
+            settings.low_views(scan.n_views),
+            scan.n_columns,
+            record.centre["value"],
+            settings.filter,
+            settings.sinogram,
+            times,
+        )
+        truth = scan.truth(slice(0, 1))
+        self.has_truth = truth is not None and truth.shape[1:] == writer.size
+
+    def run(self) -> None:
+        """Work through the passes."""
+        rank = self.communicator.rank
+        slices = sum(p.stop - p.start for one in self.plan.passes for share in one for p in share)
+        with (
+            StopRequest() as stop,
+            self._frame_source() as source,
+            contextlib.ExitStack() as open_shard,
+            console.progress("preprocess", slices, rank=rank) as steps,
+        ):
+            shard: BlockWriter | None = None
+            unmade = False
+            for this_pass in self.plan.passes:
+                if self._begins_blocks(this_pass):
+                    self._stop_together(stop.asked or unmade)
+                steps.advance(0, "reading")
+                sinograms, clipped = self._read(source, this_pass)
+                first = 0
+                for portion in this_pass[rank]:
+                    block = self.writer.block_slices(portion.block)
+                    begins = portion.start == block.start
+                    unmade = unmade or (stop.asked and begins)
+                    if unmade:
+                        break
+                    count = portion.stop - portion.start
+                    if begins:
+                        shard = open_shard.enter_context(self.writer.block(portion.block))
+                    here = slice(first, first + count)
+                    place = portion.start - block.start
+                    shard.note("clipped", place, clipped[here])
+                    for made in self._reconstructed(sinograms[here], shard, portion, place):
+                        steps.advance(made)
+                    if portion.stop == block.stop:
+                        open_shard.close()  # the shard takes its name
+                    first += count
+                del sinograms
+                steps.advance(
+                    sum(p.stop - p.start for i, share in enumerate(this_pass) for p in share if i)
+                )
+            self._stop_together(unmade)
+
+    def _begins_blocks(self, this_pass: Pass) -> bool:
+        """Tell a pass that begins blocks from one that goes on with them (little memory)."""
+        first = next(portion for share in this_pass for portion in share)
+        return first.start == self.writer.block_slices(first.block).start
+
+    def _stop_together(self, asked: bool) -> None:
+        """Stop all ranks where one was asked to; also waits until all are here."""
+        if total(np.array([int(asked)]), self.communicator)[0]:
+            stopped = Stopped(f"{self.writer.folder}: stopped as asked; run again to go on.")
+            stopped.on_every_rank = self.communicator.size > 1
+            raise stopped
+
+    def _read(self, source: FrameSource, this_pass: Pass) -> tuple[np.ndarray, np.ndarray]:
+        """Read, correct and exchange: this rank's sinograms, and how much was clipped."""
+        rank = self.communicator.rank
+        slices_of = [
+            np.concatenate([np.arange(p.start, p.stop) for p in share] or [np.arange(0)])
+            for share in this_pass
+        ]
+        rows = self.writer.rows[np.concatenate(slices_of)]
+        ends = np.cumsum([len(slices) for slices in slices_of])
+        shares = [
+            slice(int(end) - len(slices), int(end))
+            for end, slices in zip(ends, slices_of, strict=True)
+        ]
+        now = time.perf_counter()
+        parts = []
+        for portion in this_pass[rank]:
+            first, last = self.writer.rows[portion.start], self.writer.rows[portion.stop - 1]
+            parts.append(Fields.of(self.scan, slice(int(first), int(last) + 1)))
+        if self.communicator.size > 1:
+            parts = [part for share in self.communicator.mpi.allgather(parts) for part in share]
+        now = self.times.add("correct", now)
+        frames = FrameWise(
+            source,
+            self.scan.chunked_by_frame and source is self.scan,
+            rows,
+            Fields.joined(parts),
+            self.settings.floor,
+            self.times,
+        )
+        before = self.times.read + self.times.correct
+        sinograms = frames_for_rows(
+            frames.line_integrals,
+            self.scan.n_views,
+            self.scan.n_columns,
+            shares,
+            self.communicator,
+            self.plan.views_at_once,
+        )
+        clipped = total(frames.clipped, self.communicator)[shares[rank]]
+        self.times.add("exchange", now + self.times.read + self.times.correct - before)
+        return sinograms, clipped
+
+    def _reconstructed(
+        self, sinograms: np.ndarray, shard: BlockWriter, portion: Portion, place: int
+    ) -> Iterator[int]:
+        """Reconstruct and write rows pair by pair; `place` is the first one's in the shard."""
+        for made in self.row_wise.slices(sinograms):
+            now = time.perf_counter()
+            count = len(made.arrays["low"])
+            arrays = dict(made.arrays)
+            if self.has_truth:
+                row = int(self.writer.rows[portion.start + made.offset])
+                arrays["truth"] = self.scan.truth(slice(row, row + count))
+            for name, values in arrays.items():
+                shard.write(name, place + made.offset, values)
+            for name, values in made.per_slice.items():
+                shard.note(name, place + made.offset, values)
+            self.times.add("write", now)
+            yield count
+
+    @contextlib.contextmanager
+    def _frame_source(self) -> Iterator[FrameSource]:
+        if not self.plan.staged:
+            yield self.scan
+            return
+        rows = self.writer.rows
+        staged = stage(
+            self.scan,
+            range(int(rows[0]), int(rows[-1]) + 1),
+            self.settings.scratch,
+            self.communicator,
+            self.plan.views_at_once,
+            self.times,
+        )
+        try:
+            yield staged
+        finally:
+            unstage(staged, self.communicator)

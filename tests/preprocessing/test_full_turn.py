@@ -1,0 +1,82 @@
+"""A full turn with the axis at the side: found, stitched, and as good as a wide detector."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from hpc_srct.preprocessing.full_turn import StitchedScan, stitched_where_aside
+from hpc_srct.scan import open_scan
+from hpc_srct.settings.preprocessing import PreprocessingSettings
+from hpc_srct.tomography.projector import Projector
+
+DISCS = [(0.0, 0.0, 44.0, 0.01), (25.0, 8.0, 9.0, 0.02), (-30.0, -12.0, 6.0, 0.03)]
+
+
+def integrals(angles, columns, centre):
+    edges = np.arange(columns + 1) - 0.5 - centre
+    total = np.zeros((len(angles), columns))
+    for x, y, radius, value in DISCS:
+        s = np.clip(edges - (x * np.cos(angles) + y * np.sin(angles))[:, None], -radius, radius)
+        area = s * np.sqrt(radius**2 - s**2) + radius**2 * np.arcsin(s / radius)
+        total += value * np.diff(area, axis=1)
+    return total
+
+
+def write(path, columns, centre, turn=2 * np.pi, views=240, noise=0.0):
+    rng = np.random.default_rng(0)
+    angles = np.arange(views) * turn / views
+    counts = 100 + 20000 * np.exp(-integrals(angles, columns, centre))
+    counts += noise * rng.normal(size=counts.shape)
+    with h5py.File(path, "w") as file:
+        file["exchange/data"] = np.repeat(counts[:, None], 2, axis=1).astype(np.float32)
+        file["exchange/data_white"] = np.full((2, 2, columns), 20100, np.float32)
+        file["exchange/data_dark"] = np.full((2, 2, columns), 100, np.float32)
+        file["exchange/theta"] = np.rad2deg(angles)
+        file["exchange/theta"].attrs["units"] = "deg"
+    return open_scan(path)
+
+
+@pytest.mark.parametrize("centre", [12.3, 51.0])
+def test_stitched_scan_is_that_of_a_wide_detector(tmp_path, centre):
+    scan = write(tmp_path / "s.h5", 64, centre, noise=20)
+    wide = stitched_where_aside(scan, PreprocessingSettings())
+    assert isinstance(wide, StitchedScan)
+    assert (wide.n_views, wide.n_rows) == (120, 2)
+    assert wide.centre_hint == pytest.approx((wide.n_columns - 1) / 2, abs=1)
+    offset = wide.centre_hint - (centre if centre > 32 else wide.n_columns - 64 + centre)
+    assert offset == pytest.approx(0, abs=0.3)
+    found = -np.log(wide.projections(np.arange(120), slice(0, 1))[:, 0])
+    exact = integrals(wide.angles, wide.n_columns, wide.centre_hint)
+    # Cubic interpolation rounds the discs' edges: compare what is not on an edge.
+    error = np.abs(found - exact)
+    assert np.median(error) < 0.01 * exact.max()
+    assert np.quantile(error, 0.95) < 0.04 * exact.max()
+    assert any("axis at the side" in note for note in wide.notes)
+
+
+def test_grey_values_outside_the_narrow_views(tmp_path):
+    settings = PreprocessingSettings(centre=51)
+    wide = stitched_where_aside(write(tmp_path / "s.h5", 64, 51.0), settings)
+    sinogram = -np.log(wide.projections(np.arange(wide.n_views), slice(0, 1))[:, 0])
+    image = Projector(wide.angles, wide.n_columns, wide.centre_hint).fbp(sinogram)
+    middle = (wide.n_columns - 1) / 2
+    for x, y, _, value in DISCS[1:]:
+        at = image[round(middle - y), round(middle + x)]
+        assert at == pytest.approx(DISCS[0][3] + value, rel=0.05)
+
+
+def test_views_and_rows_do_not_depend_on_what_is_read_with_them(tmp_path):
+    wide = stitched_where_aside(write(tmp_path / "s.h5", 64, 51.0), PreprocessingSettings())
+    every = wide.projections(np.arange(wide.n_views))
+    some = wide.projections(np.array([7, 100]), slice(1, 2))
+    np.testing.assert_array_equal(some, every[[7, 100], 1:2])
+    assert some.dtype == wide.dtype
+
+
+@pytest.mark.parametrize(("centre", "turn"), [(33.0, 2 * np.pi), (51.0, np.pi)])
+def test_other_scans_are_left_as_they_are(tmp_path, centre, turn):
+    scan = write(tmp_path / "s.h5", 64, centre, turn)
+    settings = PreprocessingSettings(centre=centre)
+    assert stitched_where_aside(scan, settings) is scan

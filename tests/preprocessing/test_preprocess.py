@@ -1,0 +1,263 @@
+"""The slice store that a scan becomes: right grey values, the same bits however it is made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hpc_srct.errors import InputError, MachineError
+from hpc_srct.preprocessing import plan, preprocess, run
+from hpc_srct.preprocessing.lock import StoreLock
+from hpc_srct.settings.base import load
+from hpc_srct.settings.preprocessing import PreprocessingSettings
+from hpc_srct.slices import SliceStore
+from hpc_srct.slices.normalisation import intensity
+
+from .conftest import disc_integrals, fingerprint, write_scan
+
+
+def made(scan: Path, out: Path, *settings: str) -> SliceStore:
+    preprocess(scan, out, load(PreprocessingSettings, overrides=settings))
+    return SliceStore(out)
+
+
+def disc_mean(image: np.ndarray, radius: float) -> float:
+    n = len(image)
+    y, x = np.mgrid[:n, :n] - (n - 1) / 2
+    return float(image[np.hypot(x, y) < radius].mean())
+
+
+def test_grey_values_are_attenuation_per_pixel(tmp_path):
+    scan = write_scan(tmp_path / "scan.h5", rows=2, views=180, columns=128, attenuation=0.01)
+    store = made(scan, tmp_path / "store", "views=1/2")
+    for name in ("full", "low"):
+        for image in store.read(name, slice(None)):
+            assert disc_mean(image, 10) == pytest.approx(0.01, rel=5e-3)
+    field = store.field_of_view
+    assert store.scale == pytest.approx(
+        np.mean([intensity(image, field) for image in store.read("low", slice(None))]), rel=1e-6
+    )
+
+
+def test_centre_off_the_middle_is_found(tmp_path):
+    scan = write_scan(tmp_path / "scan.h5", rows=4, views=90, columns=96, centre=44.3)
+    store = made(scan, tmp_path / "store")
+    assert store.centre == pytest.approx(44.3, abs=0.25)
+    assert store.provenance["centre"]["uncertainty"] < 0.5
+    assert store.field_of_view == pytest.approx(min(store.centre, 95 - store.centre))
+
+
+def test_rows_views_and_sinogram(scan, tmp_path):
+    store = made(scan, tmp_path / "store", "views=1/6+2", "rows=10:38", "centre=23.5")
+    assert store.rows.tolist() == list(range(10, 38))
+    assert store.names == ["low", "full"]
+    assert (store.size, store.centre, store.field_of_view) == ((48, 48), 23.5, 23.5)
+    np.testing.assert_allclose(store.low_angles, np.arange(2, 48, 6) * np.pi / 48, atol=1e-12)
+    angles = np.arange(48) * np.pi / 48
+    exact = disc_integrals(angles, 48, 23.5, 0, 0, 0.8 * 23.5, 0.02)
+    turn = 13 * 0.3
+    x, y = 0.4 * 23.5 * np.cos(turn), 0.4 * 23.5 * np.sin(turn)
+    exact += disc_integrals(angles, 48, 23.5, x, y, 0.2 * 23.5, 0.02)
+    np.testing.assert_allclose(store.sinogram(3), exact[2::6], atol=1e-5)
+    listed = made(scan, tmp_path / "listed", "views=[40, 3]", "sinogram=false", "centre=23.5")
+    assert not listed.has_sinogram
+    assert listed.provenance["views"] == {"scan": 48, "low": [40, 3]}
+    # Row 10 leads a pair in both: the same pairs, the same bits.
+    np.testing.assert_array_equal(
+        store.read("full", slice(None)), listed.read("full", slice(10, 38))
+    )
+
+
+def test_all_views_as_low_dose_give_the_full_reconstruction(scan, tmp_path):
+    store = made(scan, tmp_path / "store", "views=null", "rows=0:4")
+    np.testing.assert_array_equal(store.read("low", slice(None)), store.read("full", slice(None)))
+
+
+def test_flats_that_drift_are_interpolated(tmp_path):
+    steady = made(write_scan(tmp_path / "steady.h5", rows=2), tmp_path / "a", "centre=23.5")
+    scan = write_scan(tmp_path / "drift.h5", rows=2, drift=0.5)
+    drifting = made(scan, tmp_path / "b", "centre=23.5")
+    np.testing.assert_allclose(drifting.sinogram(0), steady.sinogram(0), atol=2e-5)
+
+
+def with_rows(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(plan, "_rows_wanted", lambda work, ranks, n_blocks: [rows])
+
+
+def test_memory_and_scratch_do_not_change_a_byte(tmp_path, monkeypatch):
+    scan = write_scan(tmp_path / "scan.h5", rows=36, chunked=True, dtype=np.uint16)
+    made(scan, tmp_path / "plain")
+    expected = fingerprint(tmp_path / "plain")
+    for rows in (2, 96):
+        with_rows(monkeypatch, rows)
+        monkeypatch.setattr(plan, "PIECE", 100_000 if rows == 2 else 40_000_000)
+        made(scan, tmp_path / f"rows{rows}")
+        assert fingerprint(tmp_path / f"rows{rows}") == expected
+    with_rows(monkeypatch, 16)
+    made(scan, tmp_path / "staged", f"scratch={tmp_path / 'scratch'}", "memory=3GiB")
+    assert fingerprint(tmp_path / "staged") == expected
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_scratch_is_used_and_removed_on_failure(tmp_path, monkeypatch):
+    scan = write_scan(tmp_path / "scan.h5", rows=70, chunked=True)
+    with_rows(monkeypatch, 4)
+    scratch = tmp_path / "scratch"
+    seen = []
+
+    def fail(*_):
+        seen.extend(scratch.iterdir())
+        raise MachineError("in the middle")
+
+    monkeypatch.setattr("hpc_srct.preprocessing.passes.frames_for_rows", fail)
+    with pytest.raises(MachineError, match="in the middle"):
+        made(scan, tmp_path / "store", f"scratch={scratch}", "centre=23.5")
+    assert len(seen) == 1
+    assert list(scratch.iterdir()) == []
+
+
+def test_truth_is_copied_where_there_is_one(scan, tmp_path):
+    truth = np.random.default_rng(0).random((40, 48, 48), dtype=np.float32)
+    with h5py.File(scan, "r+") as file:
+        file["simulation/truth/data"] = truth
+    store = made(scan, tmp_path / "store", "rows=5:40")
+    assert store.names == ["low", "full", "truth"]
+    np.testing.assert_array_equal(store.read("truth", slice(None)), truth[5:])
+
+
+def test_a_slice_of_nan_does_not_reach_its_neighbour(tmp_path):
+    clean = made(write_scan(tmp_path / "clean.h5", rows=8), tmp_path / "a", "centre=23.5")
+    scan = write_scan(tmp_path / "scan.h5", rows=8)
+    with h5py.File(scan, "r+") as file:
+        file["exchange/data"][:, 3] = np.nan
+    store = made(scan, tmp_path / "b", "centre=23.5")
+    for name in ("low", "full"):
+        before, after = clean.read(name, slice(None)), store.read(name, slice(None))
+        assert np.isnan(after[3]).all()
+        others = [0, 1, 4, 5, 6, 7]
+        np.testing.assert_array_equal(after[others], before[others])
+        # Its partner differs by what leaks between the two of a pair, and no more.
+        assert np.abs(after[2] - before[2]).max() < 1e-3 * np.ptp(before[2])
+    assert store.provenance["intensity"]["slices_without_a_number"] == 1
+    assert np.isfinite(store.scale)
+
+
+def test_provenance(scan, tmp_path):
+    story = made(scan, tmp_path / "store", "rows=0:4", "floor=0.5").provenance
+    assert story["source"]["path"] == str(scan)
+    assert story["source"]["bytes"] == scan.stat().st_size
+    assert story["source"]["mtime"] == scan.stat().st_mtime
+    assert story["settings"]["views"] == "1/6"
+    assert "memory" not in story["settings"]
+    assert story["versions"]["hpc_srct"]
+    assert story["angles"]["units"] == "rad" and len(story["angles"]["full"]) == 48
+    assert 0 < story["intensity"]["clipped_fraction"] < 1
+    assert story["centre"]["method"]
+
+
+def test_a_complete_store_is_left_alone(scan, tmp_path, capsys):
+    made(scan, tmp_path / "store")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*") if p.is_file()}
+    made(scan, tmp_path / "store", "memory=2GiB")
+    assert "is complete already" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_only_what_is_missing_is_made(scan, tmp_path):
+    made(scan, tmp_path / "store")
+    expected = fingerprint(tmp_path / "store")
+    kept = tmp_path / "store/shards/rows-00032-00039.h5"
+    lost = tmp_path / "store/shards/rows-00000-00031.h5"
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    summary = preprocess(scan, tmp_path / "store", PreprocessingSettings())
+    assert summary.slices == 32
+    assert kept.stat().st_mtime_ns == before
+    assert fingerprint(tmp_path / "store") == expected
+
+
+def test_other_result_settings_are_refused(scan, tmp_path):
+    made(scan, tmp_path / "store")
+    with pytest.raises(InputError, match='made with views="1/6", now views="1/4"'):
+        made(scan, tmp_path / "store", "views=1/4")
+    with pytest.raises(InputError, match='filter="ramp", now filter="hann"'):
+        made(scan, tmp_path / "store", "filter=hann")
+
+
+def test_another_or_a_changed_scan_is_refused(scan, tmp_path):
+    store = tmp_path / "store"
+    made(scan, store)
+    other = write_scan(tmp_path / "other.h5")
+    with pytest.raises(InputError, match="is another file than"):
+        made(other, store)
+    moved = tmp_path / "moved" / scan.name
+    moved.parent.mkdir()
+    shutil.copy2(scan, moved)
+    made(moved, store)  # the same scan at another place
+    (store / "slices.h5").unlink()
+    os.utime(scan, (1, 1))
+    with pytest.raises(InputError, match=r"has changed since the store was begun \(mtime"):
+        made(scan, store)
+
+
+def test_a_scan_that_changes_meanwhile_gives_no_finished_store(scan, tmp_path, monkeypatch):
+    work = run.work_through
+
+    def meddled(*args):
+        work(*args)
+        os.utime(scan, (1, 1))
+
+    monkeypatch.setattr(run, "work_through", meddled)
+    with pytest.raises(InputError, match="has changed"):
+        made(scan, tmp_path / "store")
+    assert not (tmp_path / "store/slices.h5").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(scan, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"other things in it \(notes\.txt\)"):
+        made(scan, tmp_path / "mine")
+    with pytest.raises(InputError, match="is a file"):
+        made(scan, scan)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_two_runs_on_one_store(scan, tmp_path):
+    with StoreLock(tmp_path / "store"), pytest.raises(InputError, match="another run is writing"):
+        made(scan, tmp_path / "store")
+    assert made(scan, tmp_path / "store").n_slices == 40
+    assert not (tmp_path / "store/.lock").exists()
+
+
+def test_a_disk_that_is_too_small_is_refused_first(scan, tmp_path, monkeypatch):
+    usage = shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(MachineError, match="MiB more and the disk has 0 MiB free"):
+        made(scan, tmp_path / "store")
+
+
+def test_a_place_that_cannot_be_written(scan, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MachineError, match="cannot be written"):
+        made(scan, tmp_path / "file" / "store")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["rows=30:50"], "rows: 30:50 expected within 0:40"),
+        (["views=[3, 48]"], "more than the scan's 48 views"),
+        (["centre=48"], "centre: 48 is off the detector"),
+        (["memory=1MiB"], "memory: 1 MiB does not hold two rows"),
+    ],
+)
+def test_settings_that_do_not_fit_the_scan(scan, tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        made(scan, tmp_path / "store", *settings)
+    assert not list(tmp_path.glob("store/*.h5"))

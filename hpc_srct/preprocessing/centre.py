@@ -31,6 +31,14 @@ def centre_of(
         ``value`` (0-based detector pixel), ``uncertainty`` (pixels or None), ``method``,
         ``note``.
     """
+    stitched = getattr(scan, "centre", None)
+    if stitched is not None:  # found, or given, before the views were stitched
+        return {
+            "value": float(stitched.value),
+            "uncertainty": float(stitched.uncertainty),
+            "method": f"{stitched.method}, stitched",
+            "note": stitched.note,
+        }
     if settings.centre != "auto":
         value = float(settings.centre)
         if not 0 <= value <= scan.n_columns - 1:

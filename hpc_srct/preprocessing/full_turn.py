@@ -38,6 +38,11 @@ class StitchedScan:
         Its rotation centre.
     floor
         Least transmission.
+
+    Attributes
+    ----------
+    found, centre : CentreEstimate
+        On the narrow detector, and in the stitched views.
     """
 
     def __init__(self, scan: Scan, centre: CentreEstimate, floor: float):
@@ -53,6 +58,7 @@ class StitchedScan:
         self.dark_groups: list[tuple[float, int]] = []
         self.n_flats = self.n_darks = 0
         self.monitor, self.file_bytes = None, scan.file_bytes
+        self.found = centre
         self.centre = CentreEstimate(
             plan.centre, centre.uncertainty, centre.at_edge, centre.method, centre.note
         )

@@ -21,6 +21,7 @@ from hpc_srct.preprocessing import provenance
 from hpc_srct.preprocessing.centre import centre_of
 from hpc_srct.preprocessing.exchange import together
 from hpc_srct.preprocessing.frames import Times
+from hpc_srct.preprocessing.full_turn import stitched_where_aside
 from hpc_srct.preprocessing.lock import StoreLock
 from hpc_srct.preprocessing.passes import work_through
 from hpc_srct.preprocessing.plan import MIB, Plan, Work, make_plan
@@ -159,9 +160,11 @@ def _opened(scan_path: Path | str, settings: PreprocessingSettings) -> Scan:
         without_darks=settings.without_darks,
     )
     settings.chosen_rows(scan.n_rows)
-    settings.low_views(scan.n_views)
     if scan.n_flats:
         scan.darks(slice(0, 1))
+    if settings.stitch:
+        scan = stitched_where_aside(scan, settings)
+    settings.low_views(scan.n_views)
     return scan
 
 

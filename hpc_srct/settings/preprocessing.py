@@ -50,6 +50,11 @@ class PreprocessingSettings(Settings):
         default=False, description="Go on where the scan has no flats: frames are transmission."
     )
     without_darks: bool = Field(default=False, description="Take darks as zero where none are.")
+    stitch: bool = Field(
+        default=True,
+        description="Stitch a full turn whose axis stands at the side of the detector to half a"
+        " turn of wide views; `centre` is then that of the narrow ones.",
+    )
     floor: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=1e-3, description="Least transmission; what is below is clipped and counted."
     )

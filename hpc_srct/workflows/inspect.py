@@ -14,6 +14,7 @@ from rich.text import Text
 from hpc_srct.errors import InputError
 from hpc_srct.preprocessing.centre import some_sinograms
 from hpc_srct.preprocessing.frames import Times
+from hpc_srct.preprocessing.full_turn import StitchedScan, stitched_where_aside
 from hpc_srct.preprocessing.plan import make_plan
 from hpc_srct.preprocessing.run import work_of
 from hpc_srct.ranks import Communicator
@@ -170,7 +171,7 @@ def inspect(
     if scan.pixel_size is None:
         notes.append("Pixel size: not in the file; results stay in attenuation per pixel.")
     # To look for the centre needs no darks; preprocessing asks for them, as a note says.
-    centre = _centre(scan if scan.n_darks else opened(True), settings, notes)
+    reconstructed, centre = _centre(scan if scan.n_darks else opened(True), settings, notes)
     return Inspection(
         path=str(path),
         format=scan.format,
@@ -185,26 +186,40 @@ def inspect(
         centre=centre,
         centre_in_file=scan.centre_hint,
         storage=_storage(scan),
-        plan=_plan(scan, settings, ranks, notes),
+        plan=_plan(reconstructed, settings, ranks, notes),
         notes=notes,
     )
 
 
-def _centre(scan: Scan, settings: PreprocessingSettings, notes: list[str]) -> dict[str, Any] | None:
-    """Find the centre from the rows, and in the way, that preprocessing will."""
-    if settings.centre != "auto":
-        estimate = CentreEstimate(float(settings.centre), 0.0, False, "given", "")
-        return asdict(estimate)
+def _centre(
+    scan: Scan, settings: PreprocessingSettings, notes: list[str]
+) -> tuple[Scan | StitchedScan, dict[str, Any] | None]:
+    """Find the centre from the rows, and in the way, that preprocessing will.
+
+    Returns
+    -------
+    tuple
+        The scan as it will be reconstructed (stitched, where it is a full turn with its axis at
+        the side), and the centre on the detector.
+    """
     try:
+        if settings.stitch:
+            stitched = stitched_where_aside(scan, settings)
+            if isinstance(stitched, StitchedScan):
+                notes.append(stitched.notes[-1])
+                return stitched, asdict(stitched.found)
+        if settings.centre != "auto":
+            given = CentreEstimate(float(settings.centre), 0.0, False, "given", "")
+            return scan, asdict(given)
         sinograms = some_sinograms(scan, settings.floor, Communicator(), Times())
-        return asdict(find_centre(list(sinograms), scan.angles))
+        return scan, asdict(find_centre(list(sinograms), scan.angles))
     except InputError as error:
         notes.append(f"Rotation centre: {error}")
-        return None
+        return scan, None
 
 
 def _plan(
-    scan: Scan, settings: PreprocessingSettings, ranks: int, notes: list[str]
+    scan: Scan | StitchedScan, settings: PreprocessingSettings, ranks: int, notes: list[str]
 ) -> dict[str, Any] | None:
     try:
         plan = make_plan(

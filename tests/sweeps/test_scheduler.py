@@ -1,0 +1,94 @@
+"""Slurm's answers, read."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpc_srct.errors import InputError, MachineError
+from hpc_srct.sweeps import scheduler
+
+
+def test_states_of_jobs_and_of_array_tasks(slurm):
+    slurm.answer(
+        "sacct",
+        "12|COMPLETED\n13_0|CANCELLED by 0\n13_1|NODE_FAIL\n13_1|RUNNING\n13_[2-3,5%2]|PENDING\n",
+    )
+    jobs = ["12", "13_0", "13_1", "13_2", "13_3", "13_4", "13_5"]
+    assert scheduler.states(jobs) == (
+        {
+            "12": "COMPLETED",
+            "13_0": "CANCELLED",
+            "13_1": "RUNNING",
+            "13_2": "PENDING",
+            "13_3": "PENDING",
+            "13_5": "PENDING",
+        },
+        True,
+    )
+    # One question for the whole array.
+    assert slurm.calls("sacct")[0][-1] == "--jobs=12,13"
+
+
+def test_without_accounting_the_queue_is_asked(slurm):
+    slurm.answer("sacct", ("", "Slurm accounting storage is disabled\n", 1))
+    slurm.answer("squeue", "12_1|RUNNING\n")
+    assert scheduler.states(["12_0", "12_1"]) == ({"12_1": "RUNNING"}, False)
+
+
+def test_nothing_is_asked_about_no_jobs(slurm):
+    assert scheduler.states([]) == ({}, True)
+    assert slurm.calls() == []
+
+
+def test_no_slurm_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="no sbatch on this machine"):
+        scheduler.need("sbatch")
+    assert scheduler.states(["1"]) == ({}, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ("sbatch: error: invalid partition specified: fast\nsbatch: error: Batch job submission "
+         "failed: Invalid partition name specified", "partition"),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition "
+         "combination specified", "account"),
+        ("sbatch: error: Batch job submission failed: Invalid qos specification", "qos"),
+        ("sbatch: error: Invalid generic resource (gres) specification", "gpu_type"),
+        ("sbatch: error: Batch job submission failed: Requested node configuration is not "
+         "available", "gpus_per_node"),
+        ("sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or "
+         "exceeds some limit)", "time_limit"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_value_to_mend(slurm, said, key):
+    slurm.answer("sbatch", ("", said, 1))
+    with pytest.raises(InputError, match="my-site.yaml") as caught:
+        scheduler.submit(["sbatch", "job.sh"], "my-site.yaml")
+    message = str(caught.value)
+    assert key in message
+    assert "sbatch: error" not in message
+    assert message.count("\n") == 1
+
+
+def test_a_silent_controller_is_the_machines_fault(slurm):
+    slurm.answer("sbatch", ("", "sbatch: error: Unable to contact slurm controller\n", 1))
+    with pytest.raises(MachineError, match="Unable to contact slurm controller"):
+        scheduler.submit(["sbatch", "job.sh"], "my-site.yaml")
+
+
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        ("JobId=7 JobState=RUNNING Requeue=1 Restarts=0", None),
+        ("JobId=7 JobState=RUNNING Requeue=0 Restarts=0", "does not requeue"),
+        ("JobId=7 JobState=COMPLETING Requeue=1", "cancelled"),
+        ("JobId=7 JobState=CANCELLED Requeue=1", "cancelled"),
+        ("", "does not answer"),
+    ],
+)
+def test_who_may_be_requeued(slurm, job, reason):
+    slurm.answer("scontrol", job)
+    answer = scheduler.why_not_requeue("7")
+    assert answer is None if reason is None else reason in answer

@@ -224,7 +224,9 @@ class Training:
         """
         failure: SrctError | None = None
         micro_batches: list[torch.Tensor] = []
-        stop = self.stopping.wanted(self._step_seconds + 2 * self.parts.checkpoints.save_seconds)
+        margin = self._step_seconds + 2 * self.parts.checkpoints.save_seconds
+        # Every start takes one step: restarts under a short time limit still come to an end.
+        stop = self.stopping.wanted(margin, budget=self._step_seconds > 0)
         began = time.monotonic()
         if not stop:
             try:

@@ -54,15 +54,17 @@ class Stopping:
             raise KeyboardInterrupt  # asked twice: at once, without saving
         self.reason = signal.Signals(number).name
 
-    def wanted(self, margin: float = 0.0) -> bool:
+    def wanted(self, margin: float = 0.0, budget: bool = True) -> bool:
         """Say whether this rank wants to stop.
 
         Parameters
         ----------
         margin
             Seconds that the next step and the saving will take: the budget is kept, not passed.
+        budget
+            Whether the budget counts yet.
         """
-        if self.reason is None and self._limit is not None:
+        if self.reason is None and self._limit is not None and budget:
             elapsed = time.monotonic() - self._start
             if elapsed + min(margin, 0.5 * self._limit) >= self._limit:
                 self.reason = f"the time limit of {self._limit:g} s"

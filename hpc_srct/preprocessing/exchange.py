@@ -7,6 +7,7 @@ the buffers stay small and every message stays below MPI's 2³¹ elements.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,10 +115,21 @@ def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(counts.dtype)
 
 
+def wait_for_all(communicator: Communicator) -> None:
+    """Wait until every rank is here, asleep: MPI's own waiting keeps a processor busy."""
+    if communicator.size == 1:
+        return
+    request, pause = communicator.mpi.Ibarrier(), 1e-4
+    while not request.Test():
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.02)
+
+
 def total(values: np.ndarray, communicator: Communicator) -> np.ndarray:
     """Add whole numbers over the ranks (exact in any order)."""
     if communicator.size == 1:
         return values
+    wait_for_all(communicator)
     summed = np.empty_like(values)
     communicator.mpi.Allreduce(values, summed)
     return summed
@@ -140,6 +152,7 @@ def together(communicator: Communicator, work: Callable[[], Any]) -> Any:
         if error is not None:
             raise error
         return value
+    wait_for_all(communicator)
     failed, value = communicator.broadcast((error, value))
     if error is not None:
         raise error

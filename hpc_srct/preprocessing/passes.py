@@ -14,7 +14,7 @@ from hpc_srct import console
 from hpc_srct.errors import Stopped
 from hpc_srct.preprocessing.exchange import frames_for_rows, total
 from hpc_srct.preprocessing.frames import Fields, FrameSource, FrameWise, Times
-from hpc_srct.preprocessing.plan import Pass, Plan, Portion
+from hpc_srct.preprocessing.plan import Pass, Plan
 from hpc_srct.preprocessing.record import Record
 from hpc_srct.preprocessing.rows import RowWise
 from hpc_srct.preprocessing.signals import StopRequest
@@ -66,6 +66,7 @@ class _Passes:
             scan.n_columns,
             record.centre["value"],
             settings.filter,
+            settings.low_filter or settings.filter,
             settings.sinogram,
             times,
         )
@@ -99,11 +100,12 @@ class _Passes:
                     count = portion.stop - portion.start
                     if begins:
                         shard = open_shard.enter_context(self.writer.block(portion.block))
-                    here = slice(first, first + count)
                     place = portion.start - block.start
-                    shard.note("clipped", place, clipped[here])
-                    for made in self._reconstructed(sinograms[here], shard, portion, place):
-                        steps.advance(made)
+                    shard.note("clipped", place, clipped[first : first + count])
+                    for i in range(0, count, 2):
+                        pair = sinograms[first + i : first + min(i + 2, count)]
+                        self._make_pair(pair, shard, place + i, self.writer.rows[portion.start + i])
+                        steps.advance(len(pair))
                     if portion.stop == block.stop:
                         open_shard.close()  # the shard takes its name
                     first += count
@@ -167,23 +169,20 @@ class _Passes:
         self.times.add("exchange", now + self.times.read + self.times.correct - before)
         return sinograms, clipped
 
-    def _reconstructed(
-        self, sinograms: np.ndarray, shard: BlockWriter, portion: Portion, place: int
-    ) -> Iterator[int]:
-        """Reconstruct and write rows pair by pair; `place` is the first one's in the shard."""
-        for made in self.row_wise.slices(sinograms):
-            now = time.perf_counter()
-            count = len(made.arrays["low"])
-            arrays = dict(made.arrays)
-            if self.has_truth:
-                row = int(self.writer.rows[portion.start + made.offset])
-                arrays["truth"] = self.scan.truth(slice(row, row + count))
-            for name, values in arrays.items():
-                shard.write(name, place + made.offset, values)
-            for name, values in made.per_slice.items():
-                shard.note(name, place + made.offset, values)
-            self.times.add("write", now)
-            yield count
+    def _make_pair(
+        self, sinograms: np.ndarray, shard: BlockWriter, place: int, row: np.int64
+    ) -> None:
+        """Reconstruct a pair and write it; `place` is its place in the shard, `row` its row."""
+        made = self.row_wise.pair(sinograms)
+        now = time.perf_counter()
+        for name, values in made.arrays.items():
+            shard.write(name, place, values)
+        for name, values in made.per_slice.items():
+            shard.note(name, place, values)
+        if self.has_truth:
+            truth = self.scan.truth(slice(int(row), int(row) + len(sinograms)))
+            shard.write("truth", place, truth)
+        self.times.add("write", now)
 
     @contextlib.contextmanager
     def _frame_source(self) -> Iterator[FrameSource]:

@@ -19,12 +19,14 @@ from hpc_srct.slices.blocks import BLOCK_ROWS, block_count, block_slices
 
 FLOAT = 4
 MIB, GIB = 2**20, 2**30
-# Frames on their way between ranks. Larger pieces gain nothing and take memory from the rows.
+# Most that is on its way between ranks at once: more gains nothing and takes memory from rows.
 PIECE = 32 * MIB
 # What an interpreter with our libraries takes, where it cannot be measured.
 INTERPRETER = 130 * MIB
 # Measured by benchmarks/preprocessing_memory.py: how far the estimate may fall short.
 MARGIN = 1.05
+# What the allocator keeps of what was given back.
+SLACK = 32 * MIB
 
 
 @dataclass(frozen=True)
@@ -156,9 +158,10 @@ def make_plan(
     """
     blocks = list(range(block_count(work.n_slices)) if blocks is None else blocks)
     wanted = _rows_wanted(work, ranks, len(blocks))
-    fitting = [rows for rows in wanted if _peak(work, ranks, rows) <= memory]
+    piece = min(PIECE, memory // 16)
+    fitting = [rows for rows in wanted if _peak(work, ranks, rows, piece) <= memory]
     if not fitting:
-        least = _peak(work, ranks, wanted[-1])
+        least = _peak(work, ranks, wanted[-1], piece)
         raise InputError(
             f"memory: {memory / MIB:.0f} MiB does not hold two rows of {work.n_views} views"
             f" × {work.columns} columns; set memory={math.ceil(least / MIB)}MiB or more."
@@ -172,10 +175,10 @@ def make_plan(
     return Plan(
         passes=passes,
         rows_per_rank=rows,
-        views_at_once=_views_at_once(work, rows * ranks),
+        views_at_once=_views_at_once(work, rows * ranks, piece),
         staged=staged,
         readings=readings,
-        memory=_peak(work, ranks, rows),
+        memory=_peak(work, ranks, rows, piece),
         disk=n_rows * _disk_per_slice(work),
         seconds=_seconds(work, passes, readings),
     )
@@ -220,9 +223,9 @@ def frames_at_once(scan: Any, rows: int) -> int:
     return max(1, min(scan.n_views, PIECE // per_view))
 
 
-def _views_at_once(work: Work, rows: int) -> int:
+def _views_at_once(work: Work, rows: int, piece: int) -> int:
     rows = min(rows, work.n_slices)
-    return max(1, min(work.n_views, PIECE // _bytes_per_view(work, rows)))
+    return max(1, min(work.n_views, piece // _bytes_per_view(work, rows)))
 
 
 def _bytes_per_view(work: Work, rows: int) -> int:
@@ -234,20 +237,23 @@ def _bytes_per_view(work: Work, rows: int) -> int:
 def projector_bytes(views: int, columns: int) -> int:
     """Estimate what the projector of one geometry keeps: points, phases, plans, buffers."""
     samples = 0.5 * columns + columns / math.sqrt(2) + 2
-    return int(views * (32 * samples + 24 * columns) + 21 * columns**2)
+    return int(views * (32 * samples + 24 * columns) + 8 * columns**2)
 
 
-def _peak(work: Work, ranks: int, rows: int) -> int:
+def _peak(work: Work, ranks: int, rows: int, piece: int) -> int:
     at_once = min(rows * ranks, work.n_slices)
-    held = min(rows, work.n_slices) * work.sinogram_bytes
+    rows = min(rows, work.n_slices)
     projectors = projector_bytes(work.n_views, work.columns) + projector_bytes(
         work.n_low, work.columns
     )
     flats = work.flat_groups * at_once * work.columns * FLOAT
-    frames = flats + _views_at_once(work, at_once) * _bytes_per_view(work, at_once)
-    pair = 4 * work.slice_bytes + 2 * work.n_low * work.columns * FLOAT
+    frames = flats + _views_at_once(work, at_once, piece) * _bytes_per_view(work, at_once)
+    # Two slices of each kind, and the transform's fine grid.
+    pair = (4 + 2 * work.truth) * work.slice_bytes + 13 * work.columns**2
+    pair += 2 * work.n_low * work.columns * FLOAT
+    held = rows * work.sinogram_bytes + projectors + max(frames, pair)
     averaging = 2 * rows * work.flat_frames * work.columns * FLOAT
-    return int(MARGIN * (work.base + max(projectors + held + max(frames, pair), averaging)))
+    return int(work.base + SLACK + MARGIN * max(held, averaging))
 
 
 def _disk_per_slice(work: Work) -> int:

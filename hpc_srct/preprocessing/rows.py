@@ -7,7 +7,6 @@ slice has the same partner, and the same bits, in any pass on any rank.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +21,6 @@ from hpc_srct.tomography.projector import Projector
 class MadeSlices:
     """What a pair of rows became: arrays by their name in the store, figures by slice."""
 
-    offset: int
     arrays: dict[str, np.ndarray]
     per_slice: dict[str, np.ndarray]
 
@@ -42,8 +40,8 @@ class RowWise:
         Detector pixels.
     centre
         Rotation centre, 0-based detector pixel.
-    filter
-        Of both reconstructions.
+    filter, low_filter
+        Of the full and of the low-dose reconstruction.
     keep_sinogram
         Give the low-dose sinogram too.
     """
@@ -55,25 +53,25 @@ class RowWise:
         columns: int,
         centre: float,
         filter: str,
+        low_filter: str,
         keep_sinogram: bool,
         times: Times,
     ):
-        self._low_views, self._filter, self._keep = low_views, filter, keep_sinogram
+        self._low_views, self._keep = low_views, keep_sinogram
+        self._filter, self._low_filter = filter, low_filter
         self._full = Projector(angles, columns, centre)
         self._low = Projector(angles[low_views], columns, centre)
         self._radius = field_of_view(columns, centre)
         self._times = times
 
-    def slices(self, sinograms: np.ndarray) -> Iterator[MadeSlices]:
-        """Reconstruct (row, view, column) sinograms pair by pair; the first row is even."""
-        for offset in range(0, len(sinograms), 2):
-            now = time.perf_counter()
-            pair = sinograms[offset : offset + 2]
-            low_sinogram = pair[:, self._low_views]
-            low = self._low.fbp(low_sinogram, filter=self._filter)
-            arrays = {"low": low, "full": self._full.fbp(pair, filter=self._filter)}
-            if self._keep:
-                arrays["low/sinogram"] = low_sinogram
-            brightness = np.array([intensity(image, self._radius) for image in low])
-            self._times.add("reconstruct", now)
-            yield MadeSlices(offset, arrays, {"intensity": brightness})
+    def pair(self, sinograms: np.ndarray) -> MadeSlices:
+        """Reconstruct a pair of rows (or the last, alone) from (row, view, column)."""
+        now = time.perf_counter()
+        low_sinogram = sinograms[:, self._low_views]
+        low = self._low.fbp(low_sinogram, filter=self._low_filter)
+        arrays = {"low": low, "full": self._full.fbp(sinograms, filter=self._filter)}
+        if self._keep:
+            arrays["low/sinogram"] = low_sinogram
+        brightness = np.array([intensity(image, self._radius) for image in low])
+        self._times.add("reconstruct", now)
+        return MadeSlices(arrays, {"intensity": brightness})

@@ -22,6 +22,7 @@ _MEMORY = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>[kMGT]i?B|B)?", re.IGNO
 
 # Change how the result is made, never the result.
 HOW = frozenset({"memory", "scratch"})
+FilterName = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann", "parzen"]
 
 
 class PreprocessingSettings(Settings):
@@ -32,8 +33,11 @@ class PreprocessingSettings(Settings):
         description="Views of the low-dose reconstruction: 1/6 (every 6th), 1/6+2 (from the"
         " third on), a list of view numbers, or null for all.",
     )
-    filter: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann", "parzen"] = Field(
-        default="ramp", description="Filter of both reconstructions."
+    filter: FilterName = Field(default="ramp", description="Filter of the reconstructions.")
+    low_filter: FilterName | None = Field(
+        default=None,
+        description="Filter of the low-dose reconstruction where it is another: a smooth one (hann)"
+        " is an easier start for a network. Null: as `filter`.",
     )
     centre: float | Literal["auto"] = Field(
         default="auto", description="Rotation centre, 0-based detector pixel; auto finds it."

@@ -122,9 +122,9 @@ def test_an_error_on_one_rank_ends_all(preprocessed, tmp_path):
 
 
 def test_a_rank_that_dies_ends_all(tmp_path):
-    scan = write_scan(tmp_path / "scan.h5", rows=320, views=400, columns=96)
+    scan = write_scan(tmp_path / "scan.h5", rows=192, views=200, columns=64)
     run = subprocess.Popen(
-        srct("preprocess", scan, "-o", tmp_path / "store", "centre=47.5", ranks=2),
+        srct("preprocess", scan, "-o", tmp_path / "store", "centre=31.5", ranks=2),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

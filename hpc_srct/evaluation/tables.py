@@ -30,7 +30,7 @@ class Entry:
     method: str
     dataset: str
     reference: str
-    slice: int
+    slice: int | str
     scores: Scores
     seed: int | None = None
 
@@ -100,7 +100,7 @@ class Table:
         InputError
             No entries, or the same slice was scored twice for one method and seed.
         """
-        groups: dict[tuple[str, Column], dict[int | None, dict[int, Scores]]] = {}
+        groups: dict[tuple[str, Column], dict[int | None, dict[int | str, Scores]]] = {}
         for entry in entries:
             key = (entry.method, Column(entry.dataset, entry.reference))
             slices = groups.setdefault(key, {}).setdefault(entry.seed, {})
@@ -211,7 +211,7 @@ class Table:
         return rows
 
 
-def _cell(by_seed: dict[int | None, dict[int, Scores]]) -> Cell:
+def _cell(by_seed: dict[int | None, dict[int | str, Scores]]) -> Cell:
     means = [mean_scores(slices.values()) for slices in by_seed.values()]
     psnrs, ssims = [m.psnr for m, _ in means], [m.ssim for m, _ in means]
     several = len(means) > 1

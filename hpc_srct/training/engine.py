@@ -81,10 +81,10 @@ def start() -> Ranks:
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    # No compiled op is needed: Adam is torch's, and gloo does the work of shm_comm. Said here,
+    # DeepSpeed does not try a compiler on each of them.
+    deepspeed.ops.__compatible_ops__ = collections.defaultdict(bool)
     if not use_cuda:
-        # No compiled op is needed: gloo does the work of shm_comm. Said here, DeepSpeed does not
-        # try the C++ compiler on each of them.
-        deepspeed.ops.__compatible_ops__ = collections.defaultdict(bool)
         _share_cores(int(variables["WORLD_SIZE"]))
     try:
         deepspeed.init_distributed(

@@ -110,6 +110,8 @@ def prepare(settings: ExperimentSettings, device: torch.device, rank: int = 0) -
     torch.set_float32_matmul_precision("highest")
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
+        # Tiles have one size: the fastest convolution is searched for once.
+        torch.backends.cudnn.benchmark = True
     console.say(SENTENCES[precision], rank=rank)
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
         name = torch.cuda.get_device_name(device)

@@ -1,0 +1,107 @@
+"""A study from file to table: what is shipped is valid, and a tiny one runs and goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from hpc_srct.errors import InputError
+from hpc_srct.settings import configs_folder, load
+from hpc_srct.settings.study import StudySettings
+from hpc_srct.workflows.study import experiments
+
+TINY = {
+    "name": "tiny",
+    "scans": {
+        "train": {"size": 48, "rows": 2, "views": 24, "seed": 1},
+        "validation": {"size": 48, "rows": 2, "views": 24, "seed": 2},
+        "test": {"size": 48, "rows": 2, "views": 24, "seed": 3},
+    },
+    "preprocessing": {"views": "1/3"},
+    "experiment": {
+        "train": ["train"],
+        "validation": ["validation"],
+        "test": ["test"],
+        "model": {"width": 4, "depth": 2},
+        "tiles": {"size": 32, "batch": 1},
+        "epochs": 1,
+    },
+    "models": ["unet"],
+}
+
+
+def written(folder, **changes):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(TINY | changes))
+    return path
+
+
+def study(*words, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "hpc_srct", "study", *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "tooth.yaml"])
+def test_shipped_studies_are_valid_and_their_worlds_differ(name):
+    settings = load(StudySettings, name)
+    assert configs_folder().joinpath(name).is_file()
+    assert settings.preprocessing.views
+
+
+def test_training_and_test_phantoms_must_differ(tmp_path):
+    same = {**TINY["scans"], "test": TINY["scans"]["train"]}
+    with pytest.raises(InputError, match="train and test scans share a seed"):
+        load(StudySettings, written(tmp_path, scans=same))
+
+
+def test_a_run_for_every_model_precision_and_seed(tmp_path):
+    path = written(tmp_path, models=["unet", "resattunet"], precisions=["O0", "bf16"], seeds=[0, 1])
+    runs = experiments(load(StudySettings, path), tmp_path / "out")
+    assert len({run.name for run in runs}) == len(runs) == 8
+    assert runs[-1].model.name == "resattunet"
+    assert (runs[-1].precision, runs[-1].seed) == ("bf16", 1)
+    assert runs[0].test == (str(tmp_path / "out" / "stores" / "test"),)
+
+
+def test_a_tiny_study_runs_to_its_table_and_goes_on_from_what_is_there(tmp_path):
+    path = written(tmp_path)
+    first = study(path, "-o", "a study", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "FBP (ramp)" in first.stdout
+    assert "picture:" in first.stdout
+    assert (tmp_path / "a study/runs/unet-O0-0/model.safetensors").is_file()
+
+    weights = (tmp_path / "a study/runs/unet-O0-0/model.safetensors").stat().st_mtime_ns
+    again = study(path, "-o", "a study", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "$ srct" not in again.stdout, "nothing was missing"
+    assert (tmp_path / "a study/runs/unet-O0-0/model.safetensors").stat().st_mtime_ns == weights
+
+    other = study(path, "seeds=[5]", "-o", "a study", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "other settings" in other.stderr
+
+
+def test_a_step_that_fails_says_which_and_passes_its_code_on(tmp_path):
+    scans = {**TINY["scans"], "test": "nowhere.h5"}
+    answer = study(written(tmp_path, scans=scans), "-o", "out", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "nowhere.h5" in answer.stderr
+    assert "ended with code 2" in answer.stderr
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    answer = study(written(tmp_path), "-o", "out", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]

@@ -19,7 +19,7 @@ _KINDS = (".py", ".yaml", ".json", ".sh", ".sbatch")
 def planned(folder: Path) -> Path:
     """Name the copy that `take` would make: its name tells the content."""
     digest = hashlib.sha256()
-    for name, path in _files():
+    for name, path in files():
         digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
     return folder.resolve() / digest.hexdigest()[:12]
 
@@ -41,7 +41,7 @@ def take(folder: Path) -> Path:
     aside = final.with_name(f".{final.name}.{os.getpid()}")
     try:
         if not final.is_dir():
-            for name, path in _files():
+            for name, path in files():
                 target = aside / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
@@ -53,7 +53,8 @@ def take(folder: Path) -> Path:
     return final
 
 
-def _files() -> Iterator[tuple[str, Path]]:
+def files() -> Iterator[tuple[str, Path]]:
+    """Name every file that a copy holds, and where it comes from."""
     package = Path(hpc_srct.__file__).resolve().parent
     trees = [("hpc_srct", package)]
     if configs_folder().resolve().parent != package:

@@ -191,7 +191,7 @@ def road(tmp_path, site_file):
 def test_a_dry_run_shows_what_a_real_one_submits(road, slurm, tmp_path, capfd, monkeypatch):
     """The same commands, and the same scripts, to the letter."""
     out = tmp_path / HOSTILE
-    monkeypatch.setattr(snapshot, "_files", lambda: [("hpc_srct/a.py", Path(__file__))])
+    monkeypatch.setattr(snapshot, "files", lambda: [("hpc_srct/a.py", Path(__file__))])
     words = [*road, "-o", str(out), "train.seed=3", "preprocess.views=1/6"]
     assert pipeline.main([*words, "--dry-run"]) == 0
     shown = capfd.readouterr().out

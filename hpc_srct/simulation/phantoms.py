@@ -79,18 +79,17 @@ class _Canvas:
     def add(self, a: float, b: float, density: float, tilt: float | None = None) -> None:
         """Add an ellipse somewhere inside; darker ones turn bright where too many overlap."""
         x, y = self.inside(max(a, b) + 1)
-        others = np.array(self.rows[1:]).reshape(-1, 6)
-        near = np.hypot(others[:, 0] - x, others[:, 1] - y) < np.maximum(
-            others[:, 2], others[:, 3]
-        ) + max(a, b)
-        floor = 1 + np.minimum(others[near, 5], 0).sum()
-        if floor + density < 0:
-            density = abs(density) / 2
+        if density < 0:
+            dark = np.array([row for row in self.rows if row[5] < 0]).reshape(-1, 6)
+            reach = np.maximum(dark[:, 2], dark[:, 3]) + max(a, b)
+            near = np.hypot(dark[:, 0] - x, dark[:, 1] - y) < reach
+            if 1 + dark[near, 5].sum() + density < 0:
+                density = abs(density) / 2
         tilt = self.random.uniform(0, np.pi) if tilt is None else tilt
         self.rows.append((x, y, a, b, tilt, density))
 
     def sign(self) -> float:
-        return self.random.choice((-1.0, 1.0))
+        return 1.0 if self.random.uniform() < 0.5 else -1.0
 
     def ellipses(self) -> Ellipses:
         return Ellipses(*np.array(self.rows).T)

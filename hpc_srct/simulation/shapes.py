@@ -6,7 +6,7 @@ shapes overlap. A ray of the view at angle θ and position s is the line s = x·
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,8 @@ from scipy.special import ndtr
 
 # Beyond this many standard deviations a Gaussian is left out: 2e-8 of its peak.
 _GAUSSIAN_END = 6.0
+# Shapes times views times rays at once: stays in a core's cache.
+_ENTRIES = 1 << 17
 
 
 class Shapes(Protocol):
@@ -68,27 +70,21 @@ class Ellipses:
     tilt: np.ndarray
     density: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def scaled(self, factor: float) -> Ellipses:
-        """Multiply the densities."""
-        return Ellipses(self.x, self.y, self.a, self.b, self.tilt, self.density * factor)
-
     def add_line_integrals(
         self, out: np.ndarray, angles: np.ndarray, first: float, step: float
     ) -> None:
         """Kak & Slaney (1988), section 3.1: 2ρ·ab/w²·√(w² − (s − s₀)²), w the half-width."""
         cosine, sine = np.cos(angles), np.sin(angles)
-        for x, y, a, b, tilt, density in zip(
-            self.x, self.y, self.a, self.b, self.tilt, self.density, strict=True
-        ):
+        for some in _of_like_size(np.maximum(self.a, self.b) / step, len(angles)):
+            x, y, a, b, tilt, density = (value[some, None] for value in self._values())
             square = (a * np.cos(angles - tilt)) ** 2 + (b * np.sin(angles - tilt)) ** 2
-            half = np.sqrt(square)
-            s, where, inside = _window(out, x * cosine + y * sine, half, first, step)
-            chord = np.sqrt(np.maximum(square[:, None] - s**2, 0))
-            chord *= (2 * density * a * b / square)[:, None]
-            _add_windows(out, where, inside, chord)
+            s, where = _windows(x * cosine + y * sine, np.sqrt(square), first, step)
+            chord = np.sqrt(np.maximum(square[..., None] - s**2, 0))
+            chord *= (2 * density * a * b / square)[..., None]
+            _add_windows(out, where, chord)
+
+    def _values(self) -> tuple[np.ndarray, ...]:
+        return self.x, self.y, self.a, self.b, self.tilt, self.density
 
     def add_pixels(self, out: np.ndarray, samples: int) -> None:
         """Each line of samples cuts an ellipse in one interval, whose ends are known."""
@@ -121,23 +117,19 @@ class Gaussians:
     sigma: np.ndarray
     density: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def scaled(self, factor: float) -> Gaussians:
-        """Multiply the densities."""
-        return Gaussians(self.x, self.y, self.sigma, self.density * factor)
-
     def add_line_integrals(
         self, out: np.ndarray, angles: np.ndarray, first: float, step: float
     ) -> None:
         """The integral of a Gaussian is a Gaussian, √(2π)·σ times as high."""
         cosine, sine = np.cos(angles), np.sin(angles)
-        for x, y, sigma, density in zip(self.x, self.y, self.sigma, self.density, strict=True):
-            half = np.full(len(angles), _GAUSSIAN_END * sigma)
-            s, where, inside = _window(out, x * cosine + y * sine, half, first, step)
-            height = density * np.sqrt(2 * np.pi) * sigma
-            _add_windows(out, where, inside, height * np.exp(-(s**2) / (2 * sigma**2)))
+        for some in _of_like_size(_GAUSSIAN_END * self.sigma / step, len(angles)):
+            x, y, sigma, density = (
+                value[some, None] for value in (self.x, self.y, self.sigma, self.density)
+            )
+            middle = x * cosine + y * sine
+            s, where = _windows(middle, _GAUSSIAN_END * sigma, first, step)
+            height = (density * np.sqrt(2 * np.pi) * sigma)[..., None]
+            _add_windows(out, where, height * np.exp(-0.5 * (s / sigma[..., None]) ** 2))
 
     def add_pixels(self, out: np.ndarray, samples: int) -> None:
         """The mean over a pixel is a product of two differences of the error function."""
@@ -229,25 +221,43 @@ def add_steps(out: np.ndarray, row: np.ndarray, x: np.ndarray, height: np.ndarra
     out += np.cumsum(steps.reshape(len(out), size + 1), axis=1)[:, :size]
 
 
-def _window(
-    out: np.ndarray, middle: np.ndarray, half: np.ndarray, first: float, step: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the rays within `half` of `middle`, for each view the same number of columns.
+def _of_like_size(reach: np.ndarray, views: int) -> Iterator[np.ndarray]:
+    """Group shapes whose reach in rays is alike; one at a time is slow where they are small."""
+    order = np.argsort(reach)
+    begin = 0
+    while begin < len(order):
+        end = begin
+        while end < len(order):
+            count = (end + 1 - begin) * views * (2 * reach[order[end]] + 2)
+            if count > _ENTRIES and end > begin:
+                break
+            end += 1
+        yield order[begin:end]
+        begin = end
 
-    Returns the rays' s − middle, their columns, and whether they stand on the detector.
+
+def _windows(
+    middle: np.ndarray, half: np.ndarray, first: float, step: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the rays within `half` of `middle`, (shapes, views), as many for each.
+
+    Returns the rays' s − middle and their columns, (shapes, views, rays).
     """
     begin = np.ceil((middle - half - first) / step).astype(np.int64)
-    count = int(2 * half.max() / step) + 2
-    where = begin[:, None] + np.arange(count)
-    return first + step * where - middle[:, None], where, (where >= 0) & (where < out.shape[1])
+    count = int(2 * np.max(half) / step) + 2
+    where = begin[..., None] + np.arange(count)
+    return first + step * where - middle[..., None], where
 
 
-def _add_windows(
-    out: np.ndarray, where: np.ndarray, inside: np.ndarray, values: np.ndarray
-) -> None:
-    if inside.all():
-        flat = out.reshape(-1)
-        flat[where + out.shape[1] * np.arange(len(out))[:, None]] += values
-    else:
-        view, _ = np.nonzero(inside)
-        out[view, where[inside]] += values[inside]
+def _add_windows(out: np.ndarray, where: np.ndarray, values: np.ndarray) -> None:
+    views, rays = out.shape
+    view = np.arange(views)[:, None]
+    inside = (where >= 0) & (where < rays)
+    flat = where + rays * view
+    if not inside.all():
+        flat, values = flat[inside], values[inside]
+    elif len(where) == 1:
+        # One shape: no ray occurs twice, and only its own are touched.
+        out.reshape(-1)[flat[0]] += values[0]
+        return
+    out += np.bincount(flat.ravel(), values.ravel(), out.size).reshape(out.shape)

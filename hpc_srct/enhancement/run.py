@@ -112,6 +112,13 @@ def _check_input(store: SliceStore, name: str, enhancer: Enhancer) -> None:
             f"{store.master}: no '{name}' inside, which {enhancer.source} was trained on;"
             f" it has {', '.join(store.names)}."
         )
+    wanted = enhancer.description.get("low_filter", store.low_filter)
+    if store.low_filter != wanted:
+        raise InputError(
+            f"{store.path}: its low-dose slices were filtered with {store.low_filter};"
+            f" {enhancer.source} was trained on {wanted}.\nPreprocess the scan with"
+            f" low_filter={wanted}."
+        )
     missing = store.missing(name)
     if len(missing):
         rows = store.rows[missing]

@@ -82,6 +82,12 @@ class SliceStore:
         """Whether the low-dose sinogram is kept."""
         return dataset_path(SINOGRAM) in self._file()
 
+    @property
+    def low_filter(self) -> str:
+        """The filter of the low-dose reconstruction: a network is trained on one."""
+        settings = self.provenance.get("settings") or {}
+        return settings.get("low_filter") or settings.get("filter") or "ramp"
+
     def read(self, name: str, index: Index, window: Window | None = None) -> np.ndarray:
         """Read slices.
 

@@ -56,7 +56,8 @@ class PairedSlices:
     Raises
     ------
     InputError
-        No store is named, one is missing or lacks a volume, or every slice has NaN.
+        No store is named, one is missing or lacks a volume, they were filtered differently, or
+        every slice has NaN.
     """
 
     def __init__(
@@ -79,6 +80,14 @@ class PairedSlices:
                         f"{', '.join(store.names)}.\nSet {key}= to one of these, or preprocess "
                         "the scan so that it is there."
                     )
+        self.low_filter = self.stores[0].low_filter
+        for store in self.stores:
+            if store.low_filter != self.low_filter:
+                raise InputError(
+                    f"{store.path}: its low-dose slices were filtered with {store.low_filter},"
+                    f" those of {self.stores[0].path} with {self.low_filter}.\n"
+                    "Preprocess them alike (low_filter=NAME): a network learns one of them."
+                )
         self.scales = [Normalisation.from_store(store) for store in self.stores]
         self.pairs = [
             Pair(k, i, int(store.rows[i]))

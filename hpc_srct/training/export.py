@@ -29,6 +29,7 @@ def describe(
         "channels": 1,
         "normalisation": normalisation,
         "input": settings.input,
+        "low_filter": stores[0].low_filter,
         "label": settings.label,
         "stores": [str(store.path.resolve()) for store in stores],
         "precision": settings.precision,

@@ -70,8 +70,7 @@ class Source:
                 f" {', '.join(store.names)}. Make it with `srct preprocess`."
             )
         self.store = store
-        settings = store.provenance.get("settings") or {}
-        self.filter = settings.get("low_filter") or settings.get("filter", "ramp")
+        self.filter = store.low_filter
         self.projector = None
         if store.has_sinogram and store.low_angles is not None:
             self.projector = Projector(

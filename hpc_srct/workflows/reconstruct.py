@@ -48,7 +48,8 @@ def reconstruct(
         The MPI ranks that share the work.
     preprocessing
         How a raw scan is reconstructed; has no place with a store. Unless it says otherwise,
-        all views are used: a scan that is to be enhanced is taken to be low-dose already.
+        all views are used (a scan that is to be enhanced is taken to be low-dose already), and
+        filtered as the network's training slices were.
     precision, tile, device
         See `Enhancer`.
     tiff, bits, per_metre
@@ -66,7 +67,7 @@ def reconstruct(
     """
     source, out, ranks = Path(source), Path(out), ranks or Communicator()
     # What can be refused is refused before hours are spent on the scan.
-    Enhancer.from_file(model, precision, device, tile)
+    enhancer = Enhancer.from_file(model, precision, device, tile)
     if bits not in BITS:
         raise InputError(f"--bits: expected 32, 16 or 8; found {bits}.")
     if source.is_dir() or source.name == MASTER:
@@ -77,7 +78,11 @@ def reconstruct(
             )
         store = source
     else:
-        store = _preprocessed(source, out, preprocessing or PreprocessingSettings(), ranks)
+        settings = preprocessing or PreprocessingSettings()
+        if not settings.model_fields_set & {"filter", "low_filter"}:
+            known = {"low_filter": enhancer.description.get("low_filter")}
+            settings = settings.model_copy(update=known)
+        store = _preprocessed(source, out, settings, ranks)
     enhanced = enhance_store(
         store, model, out, ranks, precision=precision, tile=tile, device=device
     )

@@ -10,6 +10,7 @@ from training.tiny_runs import figures, lines, make_store, same, tiny
 
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.settings.experiment import ExperimentSettings, TileSettings
+from hpc_srct.slices import SliceStore
 from hpc_srct.training import losses, train
 from hpc_srct.training.data import Loader, PairedSlices, Tiles
 
@@ -190,3 +191,11 @@ def test_activation_checkpointing_is_the_same_training(stores, tmp_path):
         settings = tiny(stores, epochs=1, activation_checkpointing=wanted)
         train(settings, tmp_path / name)
     same(tmp_path / "kept", tmp_path / "again")
+
+
+def test_stores_that_were_filtered_differently_are_not_mixed(stores, monkeypatch):
+    of = {str(store): name for store, name in zip(stores, ("ramp", "hann"), strict=False)}
+    monkeypatch.setattr(SliceStore, "low_filter", property(lambda self: of[str(self.path)]))
+    with pytest.raises(InputError, match="filtered with hann(.|\n)*with ramp(.|\n)*alike"):
+        PairedSlices([str(s) for s in stores[:2]], "low", "truth")
+    assert PairedSlices([str(stores[1])], "low", "truth").low_filter == "hann"

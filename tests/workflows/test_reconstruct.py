@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from hpc_srct.errors import InputError
+from hpc_srct.models.files import load_model, save_model
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import SliceStore
 from hpc_srct.workflows.reconstruct import reconstruct
@@ -58,3 +59,15 @@ def test_what_would_have_no_effect_or_no_end_is_refused_at_once(make_run, test_s
     with pytest.raises(InputError, match="no such model"):
         reconstruct(scan, tmp_path / "none", out)
     assert not out.exists()
+
+
+def test_a_network_sees_slices_filtered_as_in_its_training(make_run, test_store, tmp_path):
+    run = make_run("trained on smooth slices")
+    module, description = load_model(run)
+    save_model(module, description | {"low_filter": "hann"}, run)
+    with pytest.raises(InputError, match="with ramp; .* trained on hann(.|\n)*low_filter=hann"):
+        reconstruct(test_store, run, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+    reconstruct(test_store.parent / "scan.h5", run, tmp_path / "out")
+    assert SliceStore(tmp_path / "out" / "input").low_filter == "hann"

@@ -7,6 +7,7 @@ the state saved (run it again to go on).
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import os
 import sys
@@ -32,6 +33,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Deep-learning reconstruction of low-dose synchrotron CT.",
 )
+
+
+class Cluster(enum.StrEnum):
+    """Where the runs of a sweep go."""
+
+    slurm = "slurm"
+    local = "local"
+
 
 Overrides = Annotated[
     list[str] | None,
@@ -219,6 +228,40 @@ def evaluate(
         _print_json(result.to_json())
     else:
         console.out.print(result)
+
+
+@app.command(epilog="Example:  srct sweep configs/sweeps/talk.yaml --site configs/sites/ihep.yaml")
+def sweep(
+    settings: Annotated[Path, typer.Argument(metavar="SWEEP.yaml")],
+    overrides: Overrides = None,
+    site: Annotated[
+        Path | None, typer.Option("--site", metavar="FILE", help="Site profile of the cluster.")
+    ] = None,
+    cluster: Annotated[
+        Cluster, typer.Option("--cluster", help="Where the runs go.")
+    ] = Cluster.slurm,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the runs and the sbatch text; do nothing.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Watch until all runs have ended.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show where the runs are.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Submit failed runs again.")
+    ] = False,
+) -> None:
+    """Many runs from one file, as one Slurm array or on this machine, and one table."""
+    from hpc_srct.sweeps.command import run_sweep
+
+    run_sweep(
+        settings,
+        overrides or (),
+        site=site,
+        cluster=cluster.value,
+        dry_run=dry_run,
+        wait=wait,
+        show_status=status,
+        retry_failed=retry_failed,
+    )
 
 
 @app.command(epilog="Example:  srct study configs/tooth.yaml scans.test=scan.h5 -o tooth")

@@ -34,7 +34,8 @@ class SweepSettings(Settings):
     name
         Of the sweep, its folder and its Slurm jobs.
     experiment
-        The settings that all runs share: a file, found beside this one or among those shipped.
+        The settings that all runs share: a file, found beside this one or among those shipped;
+        or the settings themselves.
     set
         Values laid over the experiment for all runs: ``{epochs: 20}``.
     grid
@@ -53,7 +54,7 @@ class SweepSettings(Settings):
     """
 
     name: Annotated[str, AfterValidator(_name)] = "sweep"
-    experiment: str
+    experiment: str | dict[str, Any]
     set: dict[str, Any] = {}
     grid: dict[str, list[Any]] = {}
     runs: list[dict[str, Any]] = []

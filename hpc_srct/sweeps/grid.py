@@ -59,8 +59,10 @@ def expand(sweep: SweepSettings, beside: Path | None = None) -> list[Run]:
     InputError
         No such experiment, a setting that does not exist or does not fit, two equal runs.
     """
-    path = find_config(sweep.experiment, beside)
-    base = _with_values(read_tree(path), sweep.set)
+    base, source = sweep.experiment, "experiment"
+    if isinstance(base, str):
+        base, source = read_tree(find_config(base, beside)), base
+    base = _with_values(base, sweep.set)
     points = [
         dict(zip(sweep.grid, values, strict=True))
         for values in itertools.product(*sweep.grid.values())
@@ -68,7 +70,7 @@ def expand(sweep: SweepSettings, beside: Path | None = None) -> list[Run]:
     runs: dict[str, Run] = {}
     for point in points:
         for listed in sweep.runs or [{}]:
-            run = _run(base, {**point, **listed}, f"{sweep.experiment} in sweep '{sweep.name}'")
+            run = _run(base, {**point, **listed}, f"{source} of sweep '{sweep.name}'")
             if run.digest in runs:
                 twins = f"{_told(run.values)} and {_told(runs[run.digest].values)}"
                 raise InputError(

@@ -4,6 +4,7 @@
 
     python -m hpc_srct.sweeps.restarts before FOLDER        # prints --resume, or nothing
     python -m hpc_srct.sweeps.restarts after FOLDER CODE    # requeues, or gives the exit code
+    python -m hpc_srct.sweeps.restarts folder EXPERIMENT [key=value ...]  # prints its run folder
 
 FOLDER is what the job makes: a run folder or a slice store. A job that stopped with its state
 saved goes back into the queue, unless it was cancelled, or made no progress since its last
@@ -20,6 +21,8 @@ from pathlib import Path
 
 from hpc_srct.errors import InputError, MachineError, SrctError, Stopped
 from hpc_srct.files import write_json
+from hpc_srct.settings import load
+from hpc_srct.settings.experiment import ExperimentSettings
 from hpc_srct.sweeps import scheduler
 
 SAVED = 75
@@ -136,10 +139,12 @@ class _Ended(MachineError):
 
 
 def main(words: Sequence[str]) -> int:
-    """Run ``before FOLDER`` or ``after FOLDER CODE``; give the exit code."""
+    """Run one of the three; give the exit code."""
     try:
         if words[0] == "before":
             print(before(Path(words[1])), end="")
+        elif words[0] == "folder":
+            print(Path("runs") / load(ExperimentSettings, words[1], words[2:]).name)
         else:
             after(Path(words[1]), int(words[2]))
     except SrctError as error:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hpc_srct.errors import InputError
 from hpc_srct.settings.base import from_tree
 from hpc_srct.settings.sweep import SweepSettings
+from hpc_srct.sweeps import Sweep
 from hpc_srct.sweeps.grid import Run, expand
 
 
@@ -55,6 +56,22 @@ def test_a_list_is_tried_at_every_point_of_a_grid(runs):
 def test_a_list_counts_more_than_a_grid(runs):
     [run] = runs(grid={"seed": [1]}, runs=[{"seed": 9}])
     assert run.settings.seed == 9
+
+
+def test_the_experiment_may_stand_in_the_sweep(runs):
+    [run] = runs(experiment={"epochs": 9, "model": {"width": 4}}, grid={"seed": [1]})
+    assert (run.settings.epochs, run.settings.model.width) == (9, 4)
+
+
+def test_the_talks_sweep_is_its_models_and_precisions_over_seeds():
+    sweep = Sweep.from_file("sweeps/talk.yaml")
+    kinds = {(r.settings.model.name, r.settings.precision) for r in sweep.runs}
+    assert kinds == {(m, p) for m in ("unet", "resattunet") for p in ("O0", "O2")}
+    assert len(sweep.runs) == 12
+    recipe = sweep.runs[0].settings
+    assert (recipe.epochs, recipe.loss, recipe.optimizer.learning_rate) == (65, "mse", 3e-4)
+    assert (recipe.optimizer.step_size, recipe.optimizer.gamma) == (10, 0.95)
+    assert sweep.settings.evaluate == ("train", "validation", "test")
 
 
 def test_values_for_all_runs(runs):

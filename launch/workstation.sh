@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Train on this machine with the deepspeed launcher, on N processes:
+#   launch/workstation.sh EXPERIMENT.yaml [N] [key=value ...]
+# N is by default the number of GPUs, or 1 where there is none (then gloo and CPUs do the work).
+# Ctrl-C saves and stops, a second one stops at once; the same command again goes on.
+set -uo pipefail
+usage="usage: launch/workstation.sh EXPERIMENT.yaml [N] [key=value ...]"
+experiment=${1:?$usage}
+shift
+python=${SRCT_PYTHON:-python3}
+if [[ ${1:-} =~ ^[0-9]+$ ]]; then
+    count=$1
+    shift
+else
+    count=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
+    count=$((count > 0 ? count : 1))
+fi
+run=$("$python" -m hpc_srct.sweeps.restarts folder "$experiment" "$@") || exit
+resume=$("$python" -m hpc_srct.sweeps.restarts before "$run") || exit
+port=$("$python" -c 'from hpc_srct.ranks import free_port; print(free_port())') || exit
+
+# In a session of its own: the launcher would answer Ctrl-C by killing the ranks that save.
+setsid "$python" -m deepspeed.launcher.runner --num_accelerators "$count" --master_port "$port" \
+    --module hpc_srct train "$experiment" --run-dir "$run" $resume "$@" &
+launcher=$!
+stop() {
+    echo "stopping: the state is being saved ..." >&2
+    pkill -INT --session "$launcher" --full -- '-m hpc_srct --local_rank'
+}
+trap stop INT TERM
+while kill -0 "$launcher" 2>/dev/null; do
+    wait "$launcher"
+    code=$?
+done
+case $code in
+    0) ;;
+    75) echo "stopped with its state saved in $run; the same command goes on." >&2 ;;
+    *) echo "ended with code $code; what is saved in $run stays, the same command goes on." >&2 ;;
+esac
+exit "$code"

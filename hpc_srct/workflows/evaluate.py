@@ -134,7 +134,8 @@ def evaluate(
     roles
         Which of ``train``, ``validation``, ``test`` to judge on.
     tune_on
-        Stores that tune the classical methods; default the runs' validation stores.
+        Stores that tune the classical methods, against what the first run learned from (its
+        label) where they have it; default the runs' validation stores.
     reference
         ``truth`` or ``full``; by default the truth where a store has one.
     slices
@@ -202,6 +203,10 @@ def _tuned(
     else:
         there = [Path(path) for path in given]
     stores = [SliceStore(path) for path in there]
+    # Networks and classical methods are to have had the same aim.
+    label = runs[0].description.get("label")
+    if reference is None and stores and all(label in store.names for store in stores):
+        reference = label
     record = out / "baselines.json"
     key = json.loads(
         json.dumps(
@@ -290,13 +295,15 @@ def _shown_slice(part: Judged) -> int | None:
 
 def _picture(part: Judged, number: int, outputs: dict[str, np.ndarray], out: Path) -> Path:
     label = part.store.read(part.reference, number)
-    images = {"input (FBP)": part.store.read("low", number)}
+    settings = part.store.provenance.get("settings") or {}
+    window = (settings.get("low_filter") or settings.get("filter") or "").replace("hann", "Hann")
+    images = {f"input (FBP, {window})" if window else "input": part.store.read("low", number)}
     # The precision stands in the title only where it tells two networks apart.
     short = [method.partition(" (")[0] for method in outputs]
     titles = short if len(set(short)) == len(short) else list(outputs)
     images |= dict(zip(titles, outputs.values(), strict=True))
-    angles = part.store.low_angles
-    views = f", {len(angles)} views" if angles is not None else ""
+    views = part.store.provenance.get("views") or {}
+    dose = f", {len(views['low'])} of {views['scan']} views" if views else ""
     what = {"truth": "label: truth of the simulation", "full": "label: FBP of all views"}
     figure = figures.panel(
         images,
@@ -304,7 +311,7 @@ def _picture(part: Judged, number: int, outputs: dict[str, np.ndarray], out: Pat
         part.field_of_view,
         label_name="label",
         mask=part.mask,
-        caption=f"{part.name}, row {part.store.rows[number]}{views}; {what[part.reference]};"
+        caption=f"{part.name}, row {part.store.rows[number]}{dose}; {what[part.reference]};"
         " one grey scale",
     )
     return figures.save(figure, out / f"panel-{part.name}.png")

@@ -152,6 +152,7 @@ def test_works_from_the_file_alone_without_deepspeed(model, tmp_path):
         "import sys; sys.modules['deepspeed'] = None; sys.modules['mpi4py'] = None\n"
         "import numpy as np\n"
         "from hpc_srct.enhancement import Enhancer\n"
+        "import hpc_srct.workflows.reconstruct, hpc_srct.workflows.evaluate\n"
         f"out = Enhancer.from_file({str(alone)!r}, device='cpu')"
         ".enhance(np.ones((1, 20, 20), np.float32), 1.0)\n"
         "print(out.shape, float(out.std()) > 0)"

@@ -64,7 +64,7 @@ def make_run(tmp_path_factory, validation, test_store):
             "channels": 1,
             "normalisation": {"policy": "per-scan"},
             "input": "low",
-            "label": "truth",
+            "label": settings.get("label", "truth"),
             "precision": settings["precision"],
             "stores": settings["train"],
         }

@@ -183,6 +183,15 @@ def test_what_was_tuned_is_kept_for_the_next_time(make_run, tmp_path, monkeypatc
         evaluate([run], slices=1, reference="full", device="cpu")
 
 
+def test_the_classical_rows_aim_at_what_the_network_learned(make_run):
+    """A run whose label is the full-view FBP: tuned against it, unless a reference is named."""
+    run = make_run("a", label="full")
+    aims = {None: "full", "truth": "truth"}
+    for reference, aim in aims.items():
+        found = evaluate([run], slices=1, reference=reference, device="cpu")
+        assert {slot["reference"] for slot in found.baselines.tuned_on} == {aim}
+
+
 def test_a_lone_model_file_can_be_judged(make_run, test_store):
     model = make_run("a") / "model.safetensors"
     found = evaluate([model], test_store, device="cpu")

@@ -36,7 +36,8 @@ def python(tmp_path):
         "case $2 in\n"
         '    deepspeed.launcher.runner) note "$@"\n'
         "        [[ -v ONE_RANK ]] || exit 0\n"
-        f"        {shlex.join([sys.executable, str(rank)])} -m hpc_srct --local_rank=0; exit $? ;;\n"
+        f"        {shlex.join([sys.executable, str(rank)])} -m hpc_srct --local_rank=0\n"
+        "        exit $? ;;\n"
         '    hpc_srct) note "$@" ;;\n'
         f'    *) exec {shlex.quote(sys.executable)} "$@" ;;\n'
         "esac\n"
@@ -79,7 +80,7 @@ def test_the_workstation_door_hands_on_its_words(python, experiment):
     assert words[:4] == ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2"]
     assert words[6:] == [
         *("--module", "hpc_srct", "train", str(experiment)),
-        *("--run-dir", "runs/tiny", f"input={json.dumps(HOSTILE)}"),
+        *("--run-dir", "runs/tiny", hostile),
     ]
     assert not (python.parent / "pwned").exists()
 

@@ -72,9 +72,8 @@ def experiment(tmp_path):
 
 
 def test_the_workstation_door_hands_on_its_words(python, experiment):
-    process = start(
-        python, [ROOT / "launch/workstation.sh", experiment, "2", f"input={json.dumps(HOSTILE)}"]
-    )
+    hostile = f"input={json.dumps(HOSTILE)}"
+    process = start(python, [ROOT / "launch/workstation.sh", experiment, "2", hostile])
     assert process.wait() == 0, process.stderr.read()
     words = asked(python)
     assert words[:4] == ["-m", "deepspeed.launcher.runner", "--num_accelerators", "2"]

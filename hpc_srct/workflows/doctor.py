@@ -137,7 +137,11 @@ def _mpi() -> list[Check]:
     if mpiexec is None:
         checks.append(Check("mpiexec", "missing", False, note="preprocessing runs on one rank"))
         return checks
-    count = "from mpi4py import MPI; print(MPI.COMM_WORLD.Get_size())"
+    # One rank prints: lines of several come out interleaved.
+    count = (
+        "from mpi4py.MPI import COMM_WORLD as c; n = c.allreduce(1)\n"
+        "if c.Get_rank() == 0: print(n, c.Get_size())"
+    )
     trial = subprocess.run(
         [mpiexec, "-n", "2", sys.executable, "-c", count], capture_output=True, text=True
     )

@@ -6,20 +6,23 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
+from hpc_srct.enhancement import Enhancer
 from hpc_srct.errors import InputError
 from hpc_srct.settings import configs_folder, load
 from hpc_srct.settings.study import StudySettings
+from hpc_srct.slices import SliceStore
 from hpc_srct.workflows.study import experiments
 
 TINY = {
     "name": "tiny",
     "scans": {
-        "train": {"size": 48, "rows": 2, "views": 24, "seed": 1},
-        "validation": {"size": 48, "rows": 2, "views": 24, "seed": 2},
-        "test": {"size": 48, "rows": 2, "views": 24, "seed": 3},
+        "train": {"size": 72, "rows": 2, "views": 24, "seed": 1},
+        "validation": {"size": 72, "rows": 2, "views": 24, "seed": 2},
+        "test": {"size": 72, "rows": 2, "views": 24, "seed": 3},
     },
     "preprocessing": {"views": "1/3"},
     "experiment": {
@@ -72,7 +75,7 @@ def test_a_run_for_every_model_precision_and_seed(tmp_path):
     assert runs[0].test == (str(tmp_path / "out" / "stores" / "test"),)
 
 
-def test_a_tiny_study_runs_to_its_table_and_goes_on_from_what_is_there(tmp_path):
+def test_a_tiny_study_runs_to_its_table_and_goes_on_and_its_network_has_no_seams(tmp_path):
     path = written(tmp_path)
     first = study(path, "-o", "a study", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -85,6 +88,16 @@ def test_a_tiny_study_runs_to_its_table_and_goes_on_from_what_is_there(tmp_path)
     assert again.returncode == 0, again.stderr
     assert "$ srct" not in again.stdout, "nothing was missing"
     assert (tmp_path / "a study/runs/unet-O0-0/model.safetensors").stat().st_mtime_ns == weights
+
+    store = SliceStore(tmp_path / "a study/stores/test")
+    run = tmp_path / "a study/runs/unet-O0-0"
+    whole, tiled = (
+        Enhancer.from_file(run, tile=tile).enhance(store.read("low", slice(None)), store.scale)
+        for tile in (None, 56)
+    )
+    low = store.read("low", slice(None))
+    assert np.abs(whole - low).max() > 1e-2 * low.std(), "trained: it changes its input"
+    assert np.abs(whole - tiled).max() < 1e-5 * low.std(axis=(1, 2)).min()
 
     other = study(path, "seeds=[5]", "-o", "a study", cwd=tmp_path)
     assert other.returncode == 2

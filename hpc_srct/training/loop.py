@@ -82,9 +82,8 @@ class Training:
 
     def run(self) -> None:
         """Train to the last epoch, and give the model away."""
-        total = self.settings.epochs * self.parts.steps_per_epoch
-        with console.progress("training", total, rank=self.ranks.rank) as self._shown:
-            self._shown.done = self.progress.step
+        left = self.settings.epochs * self.parts.steps_per_epoch - self.progress.step
+        with console.progress("training", left, rank=self.ranks.rank) as self._shown:
             while self.progress.epoch < self.settings.epochs:
                 self._train_epoch()
                 self._validate()
@@ -332,10 +331,21 @@ class Training:
 
 @contextlib.contextmanager
 def _one_voice(where: Ranks) -> Iterator[None]:
-    """Let rank 0 alone report what all ranks found alike; the others end with its exit code."""
+    """Let rank 0 alone report what all ranks found alike; the others end with its exit code.
+
+    A rank that dies is reported by those that it leaves behind.
+    """
     try:
         yield
     except (InputError, Stopped) as error:
         if where.rank != 0:
             raise SystemExit(error.exit_code) from error
+        raise
+    except RuntimeError as error:
+        if where.size > 1 and engine.is_lost_contact(error):
+            raise MachineError(
+                f"rank {where.rank}: another of the {where.size} ranks is gone "
+                f"({str(error).splitlines()[0][:120]}).\nIts log says why. The last checkpoint is "
+                "whole: --resume goes on from it."
+            ) from error
         raise

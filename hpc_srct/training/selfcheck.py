@@ -16,6 +16,7 @@ from torch import Tensor
 from hpc_srct import console
 from hpc_srct.errors import MachineError
 from hpc_srct.training import parts
+from hpc_srct.training.telemetry import forget_peak_memory
 
 Step = tuple[float, dict[str, Tensor]]
 
@@ -88,8 +89,16 @@ class SelfCheck:
         """Compute the coming step in fp32 where it is one to be checked; collective."""
         engine = self._parts.engine
         applied = engine.deepspeed.global_steps - engine.skipped
-        if self._steps and applied + 1 >= self._steps[0]:
-            self._expected = reference(self._parts, micro_batches)
+        if not self._steps or applied + 1 < self._steps[0]:
+            return
+        self._expected = reference(self._parts, micro_batches)
+        forget_peak_memory(self._parts.ranks.device)
+        if self._expected is None:
+            self._steps = []
+            console.warn(
+                "self-check: left out, the device has not the memory for a step in fp32.",
+                rank=self._parts.ranks.rank,
+            )
 
     def after(self, loss: float) -> None:
         """Compare the step's loss and gradient, before the weights change; collective.
@@ -119,24 +128,36 @@ class SelfCheck:
         )
 
 
-def reference(built: parts.Parts, micro_batches: list[Tensor]) -> Step:
+def reference(built: parts.Parts, micro_batches: list[Tensor]) -> Step | None:
     """Compute a step's loss and gradient in fp32, averaged over ranks; collective.
 
     Parameters
     ----------
     micro_batches
         Each (2, tiles, 1, y, x).
+
+    Returns
+    -------
+    tuple or None
+        None where a GPU has not the memory: O2 may be used because fp32 does not fit.
     """
     where = built.ranks
-    module = parts.new_module(built.settings.model).to(where.device).train()
-    module.load_state_dict(built.engine.state_dict())
-    total = 0.0
-    for batch in micro_batches:
-        inputs, labels = batch.to(where.device)
-        value = built.loss(module(inputs), labels) / len(micro_batches)
-        value.backward()
-        total += float(value.detach())
-    gradients = {name: p.grad for name, p in module.named_parameters()}
+    weights = built.engine.state_dict()
+    total, gradients = 0.0, {}
+    try:
+        module = parts.new_module(built.settings.model).to(where.device).train()
+        module.checkpointing = built.settings.activation_checkpointing
+        module.load_state_dict(weights)
+        for batch in micro_batches:
+            inputs, labels = batch.to(where.device)
+            value = built.loss(module(inputs), labels) / len(micro_batches)
+            value.backward()
+            total += float(value.detach())
+        gradients = {name: p.grad for name, p in module.named_parameters()}
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+    if where.reduce([float(not gradients)], "max")[0]:
+        return None
     if where.size > 1:
         for gradient in gradients.values():
             torch.distributed.all_reduce(gradient)

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -181,7 +182,20 @@ def _board(folder: Path, step: int) -> Any:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Measure the most memory used so far, in bytes."""
+    """Measure the most memory used so far, in bytes: the GPU's allocator's, or the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+    except (OSError, TypeError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Count the most memory used from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # not allowed in some containers
+        Path("/proc/self/clear_refs").write_text("5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.tiny_runs import lines, make_store, same, tiny
 
 from hpc_srct.errors import InputError, Stopped
@@ -50,7 +51,13 @@ def test_stopped_and_resumed_mid_epoch_is_the_undisturbed_run(stores, tmp_path, 
 
 
 def test_the_model_of_the_best_validation_is_given_away(stores, tmp_path):
-    train(tiny(stores), tmp_path / "run")
+    train(tiny(stores, tensorboard=True), tmp_path / "run")
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    losses = [event.value for event in curves.Scalars("train/loss")]
+    assert losses == pytest.approx([s["loss"] for s in lines(tmp_path / "run")])
+    assert {"train/loss_scale", "cost/data_wait_s", "validation/psnr"} <= set(
+        curves.Tags()["scalars"]
+    )
     validations = lines(tmp_path / "run", "validation")
     best = max(validations, key=lambda v: v["psnr"])
     module, about = load_model(tmp_path / "run")

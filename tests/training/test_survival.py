@@ -110,6 +110,16 @@ def test_two_ranks_stop_together_and_resume_to_the_bit(stores, nursery, tmp_path
     check_statistics_are_averaged(whole)
 
 
+def test_a_rank_that_dies_is_reported_by_the_other(stores, nursery, tmp_path):
+    settings = tiny(stores, epochs=50, tiles={"size": 16, "batch": 4, "per_slice": 4})
+    processes = nursery.ranks(RANKS, settings, tmp_path / "run")
+    wait_for_steps(tmp_path / "run", 2, processes[0])
+    processes[1].kill()
+    assert processes[0].wait(60) == 1
+    told = processes[0].log.read_text()
+    assert "rank 0: another of the 2 ranks is gone" in told and "--resume goes on" in told
+
+
 def check_statistics_are_averaged(run: Path) -> None:
     """Each rank has statistics of its own; what is saved and given away is their mean."""
     folder = run / "checkpoints" / (run / "checkpoints" / "current").read_text().strip()

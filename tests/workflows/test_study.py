@@ -25,13 +25,15 @@ TINY = {
         "test": {"size": 72, "rows": 2, "views": 24, "seed": 3},
     },
     "preprocessing": {"views": "1/3"},
+    "ranks": 1,
     "experiment": {
         "train": ["train"],
         "validation": ["validation"],
         "test": ["test"],
         "model": {"width": 4, "depth": 2},
-        "tiles": {"size": 32, "batch": 1},
-        "epochs": 1,
+        "tiles": {"size": 32, "batch": 1, "per_slice": 8},
+        "optimizer": {"learning_rate": 3e-3},
+        "epochs": 2,
     },
     "models": ["unet"],
 }

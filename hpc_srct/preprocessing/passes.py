@@ -60,6 +60,8 @@ class _Passes:
     ):
         self.scan, self.writer, self.settings, self.plan = scan, writer, settings, plan
         self.communicator, self.times = communicator, times
+        self.shard: BlockWriter | None = None
+        self.leaves_off = False
         self.row_wise = RowWise(
             scan.angles,
             settings.low_views(scan.n_views),
@@ -75,45 +77,50 @@ class _Passes:
 
     def run(self) -> None:
         """Work through the passes."""
-        rank = self.communicator.rank
         slices = sum(p.stop - p.start for one in self.plan.passes for share in one for p in share)
         with (
             StopRequest() as stop,
             self._frame_source() as source,
             contextlib.ExitStack() as open_shard,
-            console.progress("preprocess", slices, rank=rank) as steps,
+            console.progress("preprocess", slices, rank=self.communicator.rank) as steps,
         ):
-            shard: BlockWriter | None = None
-            unmade = False
             for this_pass in self.plan.passes:
                 if self._begins_blocks(this_pass):
-                    self._stop_together(stop.asked or unmade)
+                    self._stop_together(stop.asked or self.leaves_off)
                 steps.advance(0, "reading")
-                sinograms, clipped = self._read(source, this_pass)
-                first = 0
-                for portion in this_pass[rank]:
-                    block = self.writer.block_slices(portion.block)
-                    begins = portion.start == block.start
-                    unmade = unmade or (stop.asked and begins)
-                    if unmade:
-                        break
-                    count = portion.stop - portion.start
-                    if begins:
-                        shard = open_shard.enter_context(self.writer.block(portion.block))
-                    place = portion.start - block.start
-                    shard.note("clipped", place, clipped[first : first + count])
-                    for i in range(0, count, 2):
-                        pair = sinograms[first + i : first + min(i + 2, count)]
-                        self._make_pair(pair, shard, place + i, self.writer.rows[portion.start + i])
-                        steps.advance(len(pair))
-                    if portion.stop == block.stop:
-                        open_shard.close()  # the shard takes its name
-                    first += count
-                del sinograms
-                steps.advance(
-                    sum(p.stop - p.start for i, share in enumerate(this_pass) for p in share if i)
-                )
-            self._stop_together(unmade)
+                self._one_pass(this_pass, source, stop, open_shard, steps)
+            self._stop_together(self.leaves_off)
+
+    def _one_pass(
+        self,
+        this_pass: Pass,
+        source: FrameSource,
+        stop: StopRequest,
+        open_shard: contextlib.ExitStack,
+        steps: console.Steps,
+    ) -> None:
+        # What it holds is let go when it returns: two passes' sinograms would not fit.
+        sinograms, clipped = self._read(source, this_pass)
+        first = 0
+        for portion in this_pass[self.communicator.rank]:
+            block = self.writer.block_slices(portion.block)
+            begins = portion.start == block.start
+            self.leaves_off = self.leaves_off or (stop.asked and begins)
+            if self.leaves_off:
+                return
+            if begins:
+                self.shard = open_shard.enter_context(self.writer.block(portion.block))
+            count, place = portion.stop - portion.start, portion.start - block.start
+            self.shard.note("clipped", place, clipped[first : first + count])
+            for i in range(0, count, 2):
+                pair = sinograms[first + i : first + min(i + 2, count)]
+                self._make_pair(pair, place + i, int(self.writer.rows[portion.start + i]))
+                steps.advance(len(pair))
+            if portion.stop == block.stop:
+                open_shard.close()  # the shard takes its name
+            first += count
+        others = (share for i, share in enumerate(this_pass) if i != self.communicator.rank)
+        steps.advance(sum(p.stop - p.start for share in others for p in share))
 
     def _begins_blocks(self, this_pass: Pass) -> bool:
         """Tell a pass that begins blocks from one that goes on with them (little memory)."""
@@ -169,19 +176,16 @@ class _Passes:
         self.times.add("exchange", now + self.times.read + self.times.correct - before)
         return sinograms, clipped
 
-    def _make_pair(
-        self, sinograms: np.ndarray, shard: BlockWriter, place: int, row: np.int64
-    ) -> None:
+    def _make_pair(self, sinograms: np.ndarray, place: int, row: int) -> None:
         """Reconstruct a pair and write it; `place` is its place in the shard, `row` its row."""
         made = self.row_wise.pair(sinograms)
         now = time.perf_counter()
         for name, values in made.arrays.items():
-            shard.write(name, place, values)
+            self.shard.write(name, place, values)
         for name, values in made.per_slice.items():
-            shard.note(name, place, values)
+            self.shard.note(name, place, values)
         if self.has_truth:
-            truth = self.scan.truth(slice(int(row), int(row) + len(sinograms)))
-            shard.write("truth", place, truth)
+            self.shard.write("truth", place, self.scan.truth(slice(row, row + len(sinograms))))
         self.times.add("write", now)
 
     @contextlib.contextmanager

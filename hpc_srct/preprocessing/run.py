@@ -26,7 +26,7 @@ from hpc_srct.preprocessing.lock import StoreLock
 from hpc_srct.preprocessing.passes import work_through
 from hpc_srct.preprocessing.plan import MIB, Plan, Work, make_plan
 from hpc_srct.preprocessing.record import Record, changed_source, check_same, read_record
-from hpc_srct.preprocessing.usage import peak_memory, used_memory
+from hpc_srct.preprocessing.usage import give_back_freed_memory, peak_memory, used_memory
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan, open_scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
@@ -99,6 +99,7 @@ def preprocess(
         Asked to stop (SIGTERM, SIGUSR1); run again to go on.
     """
     start = time.perf_counter()
+    give_back_freed_memory()
     communicator = communicator or Communicator()
     out = Path(out)
     with contextlib.ExitStack() as held:

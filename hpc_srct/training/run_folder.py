@@ -62,14 +62,23 @@ def refuse_existing(run_dir: Path) -> None:
         raise InputError(
             f"{run_dir}: is a run already; continue it with --resume, or choose another --run-dir."
         )
-    if run_dir.is_dir() and all(p.name == "checkpoints" for p in run_dir.iterdir()):
+    if never_began(run_dir):
         return
     refuse_to_overwrite(run_dir, "the run folder")
+
+
+def never_began(run_dir: Path) -> bool:
+    """Tell whether a folder is what a run leaves that is killed before its first step."""
+    if not run_dir.is_dir() or (run_dir / SETTINGS).is_file():
+        return False
+    names = {path.name for path in run_dir.iterdir()}
+    return bool(names) and names <= {"checkpoints", ENVIRONMENT}
 
 
 def begin(run_dir: Path) -> None:
     """Make the folder, without what a run that never got to begin has left in it."""
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    (run_dir / ENVIRONMENT).unlink(missing_ok=True)
     run_dir.mkdir(parents=True, exist_ok=True)
 
 

@@ -73,7 +73,12 @@ def test_a_run_folder_is_not_overwritten_and_nothing_is_not_resumed(stores, tmp_
     with pytest.raises(InputError, match="no such run to resume"):
         train(settings, tmp_path / "run", resume=True)
     assert not (tmp_path / "run").exists()
-    train(settings, tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match=r"no settings\.yaml in it"):
+        train(settings, tmp_path / "run", resume=True)
+    # What a run leaves that is killed while it saves its start: there is nothing to lose.
+    (tmp_path / "run" / "checkpoints" / ".step-00000000.part").mkdir(parents=True)
+    train(settings, tmp_path / "run", resume=True)
     with pytest.raises(InputError, match="is a run already; continue it with --resume"):
         train(settings, tmp_path / "run")
     # A run that has ended says so by doing nothing more.

@@ -1,22 +1,27 @@
-"""The CPU engine: views and slices joined by non-uniform FFTs (Fourier slice theorem).
+"""The CPU engine: views and slices joined by the Fourier slice theorem.
 
 The transform of a projection along s is the slice's 2-D transform on a line, so a
-back-projection is one type-1 non-uniform FFT and a forward projection one type-2. Everything
-that depends on the geometry alone (points, phases) is computed once and shared; each thread
-has its own plans and buffers.
+back-projection is a sum of waves at the points of those lines and a forward projection its
+transpose (`gridding`). What depends on the geometry alone is computed once and shared; each
+thread has its own plans and buffers.
 """
 
 from __future__ import annotations
 
-import finufft
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-# FBP is noise-limited: 1e-3 leaves the error of a slice unchanged. The pair of operators is
-# used inside iterations, where errors add up.
-FBP_TOLERANCE = 1e-3
+from hpc_srct.tomography.filters import ramp_kernel, window
+from hpc_srct.tomography.gridding import Gridding, fast_even
+
+# An FBP's own error is a hundred times what 1e-2 adds to it. The pair of operators is used
+# inside iterations, where errors add up.
+FBP_TOLERANCE = 1e-2
 PAIR_TOLERANCE = 1e-4
+
+# How finely the filter's far tail is followed: bins of the detector, and waves.
+TAIL_BINS, TAIL_WAVES = 128, 32
 
 
 class Lines:
@@ -39,10 +44,10 @@ class Lines:
         # A detector pixel and a point of the slice may be this far apart along s before the
         # periodic transform brings one back beside the other; then nothing wraps.
         reach = max(centre, columns - 1 - centre) + size / np.sqrt(2) + 2
-        self.samples = _fast_even(int(np.ceil(max(reach, columns + 1))))
+        # Short detectors can afford to be padded until the filter has no tail beyond.
+        least = 2 * columns if columns < TAIL_BINS else columns + 2
+        self.samples = fast_even(int(np.ceil(max(reach, least))))
         self.margin = (self.samples - columns) // 2
-        # Filtering by linear convolution needs twice the detector.
-        self.padded = _fast_even(max(2 * columns, self.samples))
         frequency = np.fft.fftfreq(self.samples)
         omega = 2 * np.pi * frequency
         along_row = np.cos(angles)[:, None] * omega
@@ -51,8 +56,8 @@ class Lines:
         half = 0.5 if size % 2 == 0 else 0.0
         shift = omega * (-self.margin - centre)
         phase = np.exp(1j * (half * (along_row + along_column) - shift))
-        # The Nyquist sample has no partner to make a real slice real: kept, it leaks into the
-        # other slice of a packed pair.
+        # The Nyquist sample has no partner to make a slice real: kept, it leaks into the other
+        # slice of a packed pair.
         phase[:, np.abs(frequency) == 0.5] = 0
         self.phase = (phase / self.samples).astype(np.complex64)
         self.points = (
@@ -66,106 +71,139 @@ class Lines:
         return slice(self.margin, self.margin + self.columns)
 
 
-def _fast_even(length: int) -> int:
-    while True:
-        length = scipy.fft.next_fast_len(length, real=False)
-        if length % 2 == 0:
-            return length
-        length += 1
+class Filter:
+    """A ramp filter on the samples of a line, as if they were padded without end.
+
+    The line is hardly longer than the detector, so that the filter's kernel, cut to it, lacks
+    its far tail and has the near one come round from the other side. What that makes is smooth:
+    it is followed in bins of the detector and given back in a few low waves, which costs less
+    than padding to twice the detector (three longer FFTs).
+
+    Parameters
+    ----------
+    lines
+        The geometry.
+    weights
+        (views,), the views' arcs.
+    name, cutoff
+        As for `filters.window`.
+    """
+
+    def __init__(self, lines: Lines, weights: NDArray, name: str, cutoff: float):
+        samples, columns = lines.samples, lines.columns
+        apodised = window(name, samples, cutoff)
+        distance = np.fft.fftfreq(samples, 1 / samples).round()
+        gains = np.fft.fft(ramp_kernel(distance)).real * apodised
+        self.gains = (lines.phase * (weights[:, None] * gains)).astype(np.complex64)
+        self.tail: NDArray[np.complex64] | None = None
+        self.bin = -(-columns // TAIL_BINS)
+        self.bins = -(-columns // self.bin)
+        if samples >= 2 * columns:
+            return
+        waves = min(TAIL_WAVES, samples // 2 - 1)
+        self.low = np.r_[0 : waves + 1, samples - waves : samples]
+        starts = np.arange(self.bins) * self.bin
+        middles = (starts + np.minimum(starts + self.bin, columns) - 1) / 2
+        place = np.arange(samples) - lines.margin
+        apart = np.abs(place[:, None] - middles)
+        # The true tail less the one that came round, every other place of both being 0. Between
+        # pixels of the detector nothing is nearer to the pole than samples − columns.
+        came_round = np.maximum(samples - apart, (samples - columns) / 2)
+        missing = -0.5 / np.pi**2 * (1 / np.maximum(apart, 1) ** 2 - 1 / came_round**2)
+        missing[apart <= samples / 2] = 0
+        tail = np.fft.fft(missing, axis=0)[self.low] * apodised[self.low, None]
+        self.tail = np.ascontiguousarray(tail.T.astype(np.complex64))
+        self.low_gains = lines.phase[:, self.low] * weights[:, None].astype(np.float32)
+
+    def apply(self, rows: NDArray[np.complex64], detector: slice) -> NDArray[np.complex64]:
+        """Filter complex lines (views, samples); give them as waves. Overwrites `rows`."""
+        low = None
+        if self.tail is not None:
+            low = self._binned(rows[:, detector]) @ self.tail
+        spectra = scipy.fft.fft(rows, axis=1, overwrite_x=True)
+        spectra *= self.gains
+        if low is not None:
+            spectra[:, self.low] += low * self.low_gains
+        return spectra
+
+    def transpose(self, spectra: NDArray[np.complex64], detector: slice) -> NDArray[np.complex64]:
+        """Apply the transpose; give the detector's part (views, columns)."""
+        low = None
+        if self.tail is not None:
+            low = (spectra[:, self.low] * np.conj(self.low_gains)) @ np.conj(self.tail.T)
+        spectra *= np.conj(self.gains)
+        rows = scipy.fft.ifft(spectra, axis=1, norm="forward", overwrite_x=True)[:, detector]
+        if low is not None:
+            rows += np.repeat(low, self.bin, axis=1)[:, : rows.shape[1]]
+        return rows
+
+    def _binned(self, views: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        whole = views.shape[1] // self.bin
+        out = np.zeros((len(views), self.bins), np.complex64)
+        inner = views[:, : whole * self.bin].reshape(len(views), whole, self.bin)
+        np.einsum("vbi->vb", inner, out=out[:, :whole])
+        if whole < self.bins:
+            out[:, whole] = views[:, whole * self.bin :].sum(axis=1)
+        return out
 
 
 class Worker:
-    """One thread's plans and buffers for one pair of slices at a time."""
+    """One thread's plans and buffers, for one or two slices at a time."""
 
     def __init__(self, lines: Lines):
         self.lines = lines
-        self._plans: dict[tuple[int, float], finufft.Plan] = {}
-        self._buffers: dict[str, NDArray] = {}
+        self._gridding = Gridding(lines.points, lines.size)
+        self._rows = np.zeros((lines.views, lines.samples), np.complex64)
 
-    def _plan(self, kind: int, tolerance: float) -> finufft.Plan:
-        if (kind, tolerance) not in self._plans:
-            size = self.lines.size
-            plan = finufft.Plan(
-                kind,
-                (size, size),
-                1,
-                tolerance,
-                isign=1 if kind == 1 else -1,
-                dtype="complex64",
-                nthreads=1,
-                upsampfac=1.25,
-            )
-            plan.setpts(*self.lines.points)
-            self._plans[kind, tolerance] = plan
-        return self._plans[kind, tolerance]
-
-    def buffer(self, name: str, shape: tuple[int, ...]) -> NDArray[np.complex64]:
-        """Give a complex64 array that is kept between calls; what it holds is left as it is."""
-        if name not in self._buffers or self._buffers[name].shape != shape:
-            self._buffers[name] = np.zeros(shape, np.complex64)
-        return self._buffers[name]
-
-    def lines_to_slice(self, rows: NDArray, tolerance: float) -> NDArray[np.complex64]:
-        """Back-project (views, samples) complex rows, which are overwritten."""
-        lines = self.lines
-        spectra = scipy.fft.fft(rows, axis=1, overwrite_x=True)
-        spectra *= lines.phase
-        out = self.buffer("slice", (lines.size, lines.size))
-        self._plan(1, tolerance).execute(spectra.reshape(-1), out=out)
-        return out
-
-    def slice_to_lines(self, image: NDArray, tolerance: float) -> NDArray[np.complex64]:
-        """Project a complex slice on (views, samples) rows: the exact adjoint of the above."""
-        lines = self.lines
-        spectra = self.buffer("rows", (lines.views, lines.samples))
-        self._plan(2, tolerance).execute(image, out=spectra.reshape(-1))
-        spectra *= np.conj(lines.phase)
-        rows = scipy.fft.ifft(spectra, axis=1, overwrite_x=True)
-        rows *= np.float32(lines.samples)
+    def _padded(self, views: NDArray[np.float32]) -> NDArray[np.complex64]:
+        """Lay one or two real sinograms into complex lines with nothing beside them."""
+        rows, detector = self._rows, self.lines.detector
+        rows[:, : detector.start] = 0
+        rows[:, detector.stop :] = 0
+        rows.real[:, detector] = views[0]
+        rows.imag[:, detector] = views[1] if len(views) == 2 else 0
         return rows
 
-    def forward(self, image: NDArray) -> NDArray[np.complex64]:
-        """Project a complex slice (y, x) on the detector (view, column)."""
-        return self.slice_to_lines(image, PAIR_TOLERANCE)[:, self.lines.detector]
+    def forward(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Project slices (y, x) on the detector (view, column)."""
+        rows = self._from_images(images, PAIR_TOLERANCE)
+        rows *= np.conj(self.lines.phase)
+        rows = scipy.fft.ifft(rows, axis=1, norm="forward", overwrite_x=True)
+        _unpack(rows[:, self.lines.detector], out)
 
-    def adjoint(self, views: NDArray) -> NDArray[np.complex64]:
-        """Back-project complex (view, column), unfiltered and unweighted."""
-        lines = self.lines
-        rows = self.buffer("rows", (lines.views, lines.samples))
-        rows[:] = 0
-        rows[:, lines.detector] = views
-        return self.lines_to_slice(rows, PAIR_TOLERANCE)
+    def adjoint(self, views: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Back-project (view, column), unfiltered and unweighted: the transpose of the above."""
+        waves = scipy.fft.fft(self._padded(views), axis=1, overwrite_x=True)
+        waves *= self.lines.phase
+        self._gridding.to_images(waves.reshape(-1), out, PAIR_TOLERANCE)
 
-    def filtered(self, views: NDArray, gains: NDArray, weights: NDArray) -> NDArray[np.complex64]:
-        """Reconstruct a complex slice by filtered back-projection.
-
-        Filtered at `padded` samples, then only `samples` of the result are gridded: inside the
-        field of view nothing wraps.
-        """
-        lines = self.lines
-        wide = self.buffer("wide", (lines.views, lines.padded))
-        wide[:] = 0
-        wide[:, : lines.columns] = views
-        spectra = scipy.fft.fft(wide, axis=1, overwrite_x=True)
-        spectra *= gains
-        wide = scipy.fft.ifft(spectra, axis=1, overwrite_x=True)
-        rows = self.buffer("rows", (lines.views, lines.samples))
-        first, second = lines.margin, lines.samples - lines.margin
-        np.multiply(wide[:, :second], weights[:, None], out=rows[:, first:])
-        np.multiply(wide[:, lines.padded - first :], weights[:, None], out=rows[:, :first])
-        return self.lines_to_slice(rows, FBP_TOLERANCE)
+    def filtered(
+        self, views: NDArray[np.float32], out: NDArray[np.float32], filtering: Filter
+    ) -> None:
+        """Reconstruct slices by filtered back-projection."""
+        waves = filtering.apply(self._padded(views), self.lines.detector)
+        # The mean of each view is the same everywhere: added at the end, it is exact, and the
+        # kernel, which an even width makes lopsided just there, leaks nothing of it.
+        level = waves[:, 0].sum()
+        waves[:, 0] = 0
+        self._gridding.to_images(waves.reshape(-1), out, FBP_TOLERANCE)
+        for image, part in zip(out, (level.real, level.imag), strict=False):
+            image += part
 
     def filtered_transpose(
-        self, image: NDArray, gains: NDArray, weights: NDArray
-    ) -> NDArray[np.complex64]:
+        self, images: NDArray[np.float32], out: NDArray[np.float32], filtering: Filter
+    ) -> None:
         """Apply the transpose of `filtered`: what its gradient needs."""
-        lines = self.lines
-        rows = self.slice_to_lines(image, FBP_TOLERANCE)
-        wide = self.buffer("wide", (lines.views, lines.padded))
-        wide[:] = 0
-        first, second = lines.margin, lines.samples - lines.margin
-        np.multiply(rows[:, first:], weights[:, None], out=wide[:, :second])
-        np.multiply(rows[:, :first], weights[:, None], out=wide[:, lines.padded - first :])
-        spectra = scipy.fft.fft(wide, axis=1, overwrite_x=True)
-        spectra *= gains
-        return scipy.fft.ifft(spectra, axis=1, overwrite_x=True)[:, : lines.columns]
+        waves = self._from_images(images, FBP_TOLERANCE)
+        sums = [image.sum() for image in images]
+        waves[:, 0] = sums[0] + 1j * (sums[1] if len(sums) == 2 else 0)
+        _unpack(filtering.transpose(waves, self.lines.detector), out)
+
+    def _from_images(self, images: NDArray, tolerance: float) -> NDArray[np.complex64]:
+        self._gridding.from_images(images, self._rows.reshape(-1), tolerance)
+        return self._rows
+
+
+def _unpack(packed: NDArray[np.complex64], out: NDArray[np.float32]) -> None:
+    for image, part in zip(out, (packed.real, packed.imag), strict=False):
+        image[:] = part

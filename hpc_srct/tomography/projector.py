@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpc_srct.errors import InputError
-from hpc_srct.tomography.filters import transfer
 from hpc_srct.tomography.geometry import checked_angles, view_weights
-from hpc_srct.tomography.nufft import Lines, Worker
+from hpc_srct.tomography.nufft import Filter, Lines, Worker
 
 
 class Projector:
@@ -47,7 +46,7 @@ class Projector:
     Notes
     -----
     A slice with a NaN or an infinity comes out as NaN throughout, and its partner as if it had
-    been alone in its pair. About 1e-4 of a slice's contrast leaks into its partner
+    been alone in its pair. About 1e-5 of a slice's contrast leaks into its partner
     (`benchmarks/fbp.py` measures it). Outside the circle that every view sees
     (`geometry.field_of_view`) an FBP is not defined, and its values there mean nothing.
     """
@@ -77,6 +76,7 @@ class Projector:
             )
         self.weights = view_weights(self.angles)
         self._lines = Lines(self.angles, self.columns, self.centre, self.size)
+        self._filter: tuple[tuple[str, float], Filter] | None = None
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for _ in range(self.threads):
             self._idle.put(Worker(self._lines))
@@ -96,14 +96,16 @@ class Projector:
         (slice, size, size) or (size, size)
             Attenuation per pixel.
         """
-        gains = transfer(filter, self._lines.padded, cutoff).astype(np.float32)
-        weights = self.weights.astype(np.float32)
+        if self._filter is None or self._filter[0] != (filter, cutoff):
+            made = Filter(self._lines, self.weights, filter, cutoff)
+            self._filter = (filter, cutoff), made
+        filtering = self._filter[1]
         return self._apply(
             sinograms,
             self._sinogram_shape,
             self._image_shape,
-            lambda worker, pair: worker.filtered(pair, gains, weights),
-            lambda worker, pair: worker.filtered_transpose(pair, gains, weights),
+            lambda worker, pair, out: worker.filtered(pair, out, filtering),
+            lambda worker, pair, out: worker.filtered_transpose(pair, out, filtering),
         )
 
     def forward(self, images: Any) -> Any:
@@ -162,10 +164,10 @@ class Projector:
         def work(first: int) -> None:
             worker = self._idle.get()
             try:
-                packed, spoilt = pack(batch[first : first + 2], worker)
-                result = operator(worker, packed)
-                for i, part in enumerate((result.real, result.imag)[: len(batch) - first]):
-                    out[first + i] = np.nan if i in spoilt else part
+                pair, spoilt = mended(batch[first : first + 2])
+                found = out[first : first + 2]
+                operator(worker, pair, found)
+                found[spoilt] = np.nan
             finally:
                 self._idle.put(worker)
 
@@ -179,29 +181,25 @@ class Projector:
         return out
 
 
-Operator = Callable[[Worker, NDArray], NDArray]
+# From one or two arrays to as many, written into the second argument.
+Operator = Callable[[Worker, NDArray, NDArray], None]
 
 
-def pack(pair: NDArray, worker: Worker) -> tuple[NDArray[np.complex64], set[int]]:
-    """Lay one or two real slices into one complex array.
+def mended(pair: NDArray) -> tuple[NDArray[np.float32], list[int]]:
+    """Make slices fit to be packed: one bad number would spread over both.
 
     Returns
     -------
-    packed
-        Complex; a slice with a NaN or an infinity in it lies there as zeros, because one bad
-        number would spread over both slices.
+    pair
+        float32; a slice with a NaN or an infinity is zeros.
     spoilt
-        Which of the pair (0, 1) had one.
+        Which of them had one.
     """
-    packed = worker.buffer("packed", pair.shape[1:])
-    spoilt = set()
-    for i, part in enumerate((packed.real, packed.imag)):
-        if i >= len(pair):
-            part[:] = 0
-        else:
-            part[:] = pair[i]
-            # The sum is not finite wherever one term is not, and costs one quick pass.
-            if not np.isfinite(part.sum(dtype=np.float64)):
-                spoilt.add(i)
-                part[:] = 0
-    return packed, spoilt
+    pair = np.asarray(pair, np.float32)
+    # A sum is not finite where one term is not, and costs one quick pass.
+    doubtful = [i for i, part in enumerate(pair) if not np.isfinite(part.sum())]
+    spoilt = [i for i in doubtful if not np.isfinite(pair[i]).all()]
+    if spoilt:
+        pair = pair.copy()
+        pair[spoilt] = 0
+    return pair, spoilt

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from hpc_srct import __version__, console
-from hpc_srct.errors import SrctError
+from hpc_srct.errors import SrctError, Stopped
 from hpc_srct.settings import load
 
 # Heavy libraries are imported inside the commands: `srct --help` and the sweep commands answer
@@ -84,6 +84,9 @@ def _ranks_together() -> Iterator[Any]:
     except BaseException as error:
         if comm.size == 1:
             raise
+        if isinstance(error, Stopped) and error.on_every_rank:
+            # All leave by themselves with code 75: an abort would hide it from a batch job.
+            raise SystemExit(_report(error) if comm.rank == 0 else error.exit_code) from error
         if comm.rank != 0:
             # Where rank 0 fails for the same reason, it is the one to say so, and ends us.
             time.sleep(30.0 if getattr(error, "on_every_rank", False) else 1.0)

@@ -59,15 +59,15 @@ class Gridding:
     Parameters
     ----------
     points
-        Angular frequencies a along rows and b along columns, −π to π, float32.
+        Angular frequencies a along rows and b along columns, −π to π, float32, as
+        `off_the_grid` leaves them.
     size
         Pixels on a side; m and n run from −(size // 2).
     """
 
     def __init__(self, points: tuple[NDArray, NDArray], size: int):
-        self.size = size
-        self.grid = fast_even(int(np.ceil(max(UPSAMPLING * size, 32))))
-        self._points = _off_the_grid(points, self.grid)
+        self.size, self._points = size, points
+        self.grid = grid_size(size)
         self._full = np.zeros((self.grid, self.grid), np.complex64)
         self._half = np.zeros((self.grid, size), np.complex64)
         self._plans: dict[tuple[int, float], finufft.Plan] = {}
@@ -131,12 +131,18 @@ class Gridding:
         self._plan(2, tolerance).execute(grid, out=out)
 
 
-def _off_the_grid(points: tuple[NDArray, NDArray], grid: int) -> tuple[NDArray, NDArray]:
+def grid_size(size: int) -> int:
+    """Give the side of the finer grid of an image of `size`."""
+    return fast_even(int(np.ceil(max(UPSAMPLING * size, 32))))
+
+
+def off_the_grid(points: tuple[NDArray, NDArray], size: int) -> tuple[NDArray, NDArray]:
     """Move points that lie on a grid line off it by a hair, opposite ones to opposite sides.
 
     A kernel of even width takes one neighbour more on one side of such a point. Where point
     and opposite do so alike, the image of a real slice is not real, and leaks into its partner.
     """
+    grid = grid_size(size)
     # A few times what float32 can tell apart in a turn.
     step, hair = np.float32(2 * np.pi / grid), np.float32(1e-6 * grid)
     moved = []

@@ -13,7 +13,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from hpc_srct.tomography.filters import ramp_kernel, window
-from hpc_srct.tomography.gridding import Gridding, fast_even
+from hpc_srct.tomography.gridding import Gridding, fast_even, off_the_grid
 
 # An FBP's own error is a hundred times what 1e-2 adds to it. The pair of operators is used
 # inside iterations, where errors add up.
@@ -60,10 +60,8 @@ class Lines:
         # slice of a packed pair.
         phase[:, np.abs(frequency) == 0.5] = 0
         self.phase = (phase / self.samples).astype(np.complex64)
-        self.points = (
-            along_column.astype(np.float32).ravel(),
-            along_row.astype(np.float32).ravel(),
-        )
+        points = along_column.astype(np.float32).ravel(), along_row.astype(np.float32).ravel()
+        self.points = off_the_grid(points, size)
 
     @property
     def detector(self) -> slice:

@@ -6,7 +6,7 @@ import scipy.fft
 
 from benchmarks import phantom
 from hpc_srct.tomography.filters import ramp_kernel
-from hpc_srct.tomography.gridding import Gridding, fast_even
+from hpc_srct.tomography.gridding import Gridding, fast_even, off_the_grid
 from hpc_srct.tomography.nufft import Filter, Lines
 
 
@@ -18,7 +18,7 @@ def test_sums_of_waves_are_direct_sums(size, tolerance):
     a[:5], b[3:8] = 0, 0  # on the grid's lines
     c = (rng.standard_normal(60) + 1j * rng.standard_normal(60)).astype(np.complex64)
     found = np.empty((2, size, size), np.float32)
-    Gridding((a, b), size).to_images(c, found, tolerance)
+    Gridding(off_the_grid((a, b), size), size).to_images(c, found, tolerance)
     m = np.arange(size) - size // 2
     exact = np.einsum("p,pm,pn->mn", c, np.exp(1j * np.outer(a, m)), np.exp(1j * np.outer(b, m)))
     scale = np.linalg.norm(c) * size

@@ -35,6 +35,11 @@ def is_run(folder: Path) -> bool:
     return (folder / "settings.yaml").is_file()
 
 
+def is_complete(folder: Path) -> bool:
+    """Tell whether a run folder has its model, or a slice store its master file."""
+    return any((folder / name).is_file() for name in ("model.safetensors", "slices.h5"))
+
+
 def progress(folder: Path) -> int:
     """Measure how far the work in a folder is: steps saved, or shards that are whole."""
     checkpoints, shards = folder / "checkpoints", folder / "shards"
@@ -107,10 +112,16 @@ def after(folder: Path, code: int, environ: Mapping[str, str] = os.environ) -> N
     Stopped
         It stopped and was requeued, or may not be: dependent jobs must not start.
     MachineError
-        It failed, or made no progress.
+        It failed, made no progress, or left nothing that is complete.
     """
     job = environ.get("SLURM_JOB_ID", "")
     if code == 0:
+        if not is_complete(folder):
+            # srun may say 0 where it could not start the tasks.
+            raise MachineError(
+                f"job {job} ended with code 0, but {folder} is not complete; the log tells more.\n"
+                "Submit the job again to go on from there."
+            )
         _record(folder).unlink(missing_ok=True)
         return
     if code not in _STOPPED:

@@ -113,9 +113,21 @@ def test_another_job_on_the_same_folder_starts_afresh(tmp_path):
 def test_a_good_end_leaves_no_record(tmp_path):
     run = tmp_path / "run"
     life(run, 0)
-    assert list(tmp_path.iterdir()) != []
+    assert list(tmp_path.glob(".*")) != []
+    run.mkdir()
+    (run / "model.safetensors").touch()
     stop(run, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_a_good_end_with_nothing_to_show_is_a_failure(tmp_path):
+    """srun may say 0 where it could not start the tasks."""
+    for folder, product in (("run", "model.safetensors"), ("store", "slices.h5")):
+        with pytest.raises(MachineError, match="not complete"):
+            stop(tmp_path / folder, 0)
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / product).touch()
+        stop(tmp_path / folder, 0)
 
 
 def test_as_a_command(tmp_path, capsys, monkeypatch):
@@ -123,6 +135,7 @@ def test_as_a_command(tmp_path, capsys, monkeypatch):
     advance(tmp_path / "run", 3)
     assert restarts.main(["before", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out == "--resume"
-    assert restarts.main(["after", str(tmp_path / "run"), "0"]) == 0
+    assert restarts.main(["after", str(tmp_path / "run"), "0"]) == 1
+    assert "not complete" in capsys.readouterr().err
     assert restarts.main(["after", str(tmp_path / "run"), "2"]) == 2
     assert "mend it" in capsys.readouterr().err

@@ -77,6 +77,7 @@ class Training:
         self._channels_last = built.channels_last()
         self._saved_at = time.monotonic()
         self._step_seconds = 0.0
+        self._waited = self._stepped = 0.0
         self._scales: deque[float] = deque(maxlen=20)
         self._losses: list[float] = []
 
@@ -207,6 +208,12 @@ class Training:
             f"{self.parts.run_dir / files.NAME}",
             rank=self.ranks.rank,
         )
+        if self._stepped:
+            console.say(
+                f"steps took {self._stepped:.1f} s, of which {self._waited / self._stepped:.2%} "
+                "waiting for tiles.",
+                rank=self.ranks.rank,
+            )
 
     # ---- between two steps
 
@@ -292,6 +299,7 @@ class Training:
     def _note(self, loss: float, scale: float, rate: float, wait: float, took: float) -> None:
         progress, settings = self.progress, self.settings
         self._losses.append(loss)
+        self._waited, self._stepped = self._waited + wait, self._stepped + took
         # A running mean over about 20 steps.
         weight = 0.05 if self._step_seconds else 1.0
         self._step_seconds += weight * (took - self._step_seconds)

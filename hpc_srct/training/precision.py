@@ -19,6 +19,8 @@ from hpc_srct.settings.experiment import ExperimentSettings
 
 DTYPES = {"O0": torch.float32, "O2": torch.float16, "bf16": torch.bfloat16}
 
+_BF16_UNITS = ("avx512_bf16", "amx_tile")
+
 SENTENCES = {
     "O0": "precision O0: fp32 throughout, TF32 off, no loss scaling.",
     "O2": (
@@ -89,12 +91,16 @@ def deepspeed_config(settings: ExperimentSettings, ranks: int, parameters: int) 
 
 def cpu_has_fp16() -> bool:
     """Say whether this CPU's convolutions run in fp16."""
-    return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    except (AttributeError, RuntimeError):  # a torch built without oneDNN
+        return False
 
 
 def cpu_has_bf16() -> bool:
     """Say whether this CPU multiplies in bf16 (else it is emulated, slowly)."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in _BF16_UNITS)
+    return any(answer() for answer in asked if answer is not None)
 
 
 def prepare(settings: ExperimentSettings, device: torch.device, rank: int = 0) -> None:

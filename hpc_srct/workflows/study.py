@@ -14,6 +14,7 @@ import yaml
 from hpc_srct import console
 from hpc_srct.errors import InputError
 from hpc_srct.files import write_text
+from hpc_srct.settings import load
 from hpc_srct.settings.experiment import ExperimentSettings
 from hpc_srct.settings.simulation import SimulationSettings
 from hpc_srct.settings.study import StudySettings
@@ -84,9 +85,9 @@ def _store(name: str, out: Path) -> Path:
 
 def _claim(settings: StudySettings, out: Path) -> None:
     record = out / "study.yaml"
-    text = yaml.safe_dump(settings.dump(), sort_keys=False)
     if record.exists():
-        if record.read_text(encoding="utf-8") != text:
+        # As settings, not as text: a key that a newer version added stands at its default.
+        if load(StudySettings, record) != settings:
             raise InputError(
                 f"{record}: this folder holds a study with other settings; choose another folder"
                 " (-o) or remove this one."
@@ -95,7 +96,7 @@ def _claim(settings: StudySettings, out: Path) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and holds no study; choose another folder (-o).")
-    write_text(record, text)
+    write_text(record, yaml.safe_dump(settings.dump(), sort_keys=False))
 
 
 def _settings_file(name: str, tree: dict, out: Path) -> Path:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hpc_srct
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -54,8 +56,8 @@ def gpu() -> str | None:
 
 def versions(*names: str) -> dict[str, str]:
     """Give Python's version and those of the named distributions that are installed."""
-    found = {"python": platform.python_version()}
-    for name in ("hpc_srct", "numpy", *names):
+    found = {"python": platform.python_version(), "hpc_srct": hpc_srct.__version__}
+    for name in ("numpy", *names):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

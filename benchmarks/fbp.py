@@ -29,6 +29,7 @@ from rich.table import Table
 from skimage.transform import iradon
 
 from hpc_srct.tomography.filters import transfer
+from hpc_srct.tomography.nufft import FBP_TOLERANCE, Filter
 from hpc_srct.tomography.projector import Projector
 
 VIEWS = {512: 400, 1024: 750, 2048: 1500}
@@ -140,6 +141,36 @@ def methods(
     ]
 
 
+def parts(projector: Projector, pair: NDArray) -> dict[str, float]:
+    """Time the steps of our FBP apart, ms per slice: what is left to gain, and where."""
+    worker, lines = projector._idle.get(), projector._lines
+    gridding = worker._gridding
+    filtering = Filter(lines, projector.weights, "ramp", 1.0)
+    waves = filtering.apply(worker._padded(pair), lines.detector).reshape(-1)
+    out = np.empty((2, lines.size, lines.size), np.float32)
+    spread = gridding._plan(1, FBP_TOLERANCE)
+    wide = np.zeros((lines.views, 2 * lines.columns), np.complex64)
+
+    def filter_padded() -> None:
+        wide[:] = 0
+        wide.real[:, : lines.columns], wide.imag[:, : lines.columns] = pair
+        spectra = scipy.fft.fft(wide, axis=1, overwrite_x=True)
+        spectra *= np.float32(1)
+        back = scipy.fft.ifft(spectra, axis=1, overwrite_x=True)
+        rows = scipy.fft.fft(np.ascontiguousarray(back[:, : lines.samples]), axis=1)
+        rows *= lines.phase
+
+    works: dict[str, Callable[[], Any]] = {
+        "filter": lambda: filtering.apply(worker._padded(pair), lines.detector),
+        "filter, had it been padded to 2 N": filter_padded,
+        "spreading": lambda: spread.execute(waves, out=gridding._full),
+        "spreading, FFTs and cuts": lambda: gridding.to_images(waves, out, FBP_TOLERANCE),
+    }
+    return {
+        name: round(common.timed(work, 5)["cpu_s"] / 2 * 1e3, 2) for name, work in works.items()
+    }
+
+
 def measure(columns: int, views: int, device: str) -> Iterator[dict[str, Any]]:
     """Time every method at one size and take its error."""
     angles = np.arange(views) * np.pi / views
@@ -168,6 +199,8 @@ def measure(columns: int, views: int, device: str) -> Iterator[dict[str, Any]]:
         row["rmse"] = round(float(np.sqrt(np.mean((found[-1][0] - truth)[mask] ** 2))), 5)
         if slices == 2:
             row["leak"] = float(np.abs(found[-1][1][mask]).max())
+        if isinstance(getattr(reconstruct, "__self__", None), Projector):
+            row["parts_ms_per_slice"] = parts(reconstruct.__self__, pair)
         yield row
 
 

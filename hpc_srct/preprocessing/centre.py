@@ -77,7 +77,8 @@ def some_sinograms(
     """Give rank 0 a few full sinograms, (row, view, column); the others none."""
     rows = np.unique([int(part * (scan.n_rows - 1) + 0.5) for part in WHERE])
     fields = Fields.joined([Fields.of(scan, slice(int(row), int(row) + 1)) for row in rows])
-    frames = FrameWise(scan, scan.chunked_by_frame, rows, fields, floor, times)
+    views = np.arange(scan.n_views)
+    frames = FrameWise(scan, scan.chunked_by_frame, rows, fields, floor, times, views)
     all_on_first = [slice(0, len(rows))] + [slice(0, 0)] * (communicator.size - 1)
     at_once = frames_at_once(scan, len(rows))
     return frames_for_rows(

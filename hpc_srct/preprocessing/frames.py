@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
 
+from hpc_srct.errors import InputError
+from hpc_srct.preprocessing.dose import Dose
 from hpc_srct.scan import FrameGroup, Scan
 from hpc_srct.tomography.correction import median_frame, minus_log, transmission
+from hpc_srct.tomography.phase import Paganin
 
 
 class FrameSource(Protocol):
@@ -65,11 +68,11 @@ class Fields:
     dark: np.ndarray
 
     @classmethod
-    def of(cls, scan: Scan, rows: slice) -> Fields:
+    def of(cls, scan: Scan, rows: slice, monitor: bool = False) -> Fields:
         """Read a scan's flats and darks for some rows and take their medians.
 
         Where the scan has no flats (and the settings allow it) its projections are taken as
-        corrected already.
+        corrected already. With `monitor` each flat is brought to the scan's mean beam.
         """
         shape = (len(range(*rows.indices(scan.n_rows))), scan.n_columns)
         flats = scan.flats(rows)
@@ -83,6 +86,8 @@ class Fields:
             else np.zeros(shape, np.float32)
         )
         positions = sorted({float(group.position) for group in flats})
+        if monitor:
+            flats = [_at_mean_beam(group, dark, scan) for group in flats]
         images = [_median_at(flats, position) for position in positions]
         return cls(np.stack(images), np.array(positions), dark)
 
@@ -101,6 +106,32 @@ def _median_at(groups: Sequence[FrameGroup], position: float) -> np.ndarray:
     return median_frame(np.concatenate(there) if len(there) > 1 else there[0])
 
 
+def _at_mean_beam(group: FrameGroup, dark: np.ndarray, scan: Scan) -> FrameGroup:
+    if group.monitor is None:
+        raise InputError(f"monitor: {scan.path} has no beam monitor for its flats; monitor=false.")
+    factors = beam_factors(group.monitor, scan)
+    return replace(group, frames=dark + (group.frames - dark) * factors[:, None, None])
+
+
+def beam_factors(monitor: np.ndarray, scan: Scan) -> np.ndarray:
+    """Say by how much frames at these monitor readings are to be scaled, (frame,) float32.
+
+    Raises
+    ------
+    InputError
+        The scan has no monitor, or a reading is not above 0.
+    """
+    if scan.monitor is None:
+        raise InputError(f"monitor: {scan.path} has no beam monitor; set monitor=false.")
+    lowest = float(min(np.min(monitor), np.min(scan.monitor)))
+    if not lowest > 0:
+        raise InputError(
+            f"monitor: {scan.path} has a beam monitor reading of {lowest:g}; expected above 0."
+            " Set monitor=false."
+        )
+    return (np.mean(scan.monitor) / monitor).astype(np.float32)
+
+
 @dataclass
 class FrameWise:
     """Reads and corrects frames for chosen detector rows.
@@ -117,8 +148,18 @@ class FrameWise:
         For these rows.
     floor : float
         Least transmission.
+    views : ndarray of int
+        Views that are read, counted by the scan.
+    dose : Dose or None
+        Fewer photons.
+    beam : ndarray or None
+        (scan's views,): factors that bring each view to the mean beam.
+    phase : Paganin or None
+        Phase retrieval; `rows` are then all of them.
+    keep : ndarray of int or None
+        Which of `rows` are given, after phase retrieval.
     clipped : ndarray of int
-        Pixels raised to the floor so far, by row.
+        Pixels raised to the floor so far, by row that is given.
     """
 
     source: FrameSource
@@ -127,13 +168,24 @@ class FrameWise:
     fields: Fields
     floor: float
     times: Times
+    views: np.ndarray
+    dose: Dose | None = None
+    beam: np.ndarray | None = None
+    phase: Paganin | None = None
+    keep: np.ndarray | None = None
     clipped: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.clipped = np.zeros(len(self.rows), dtype=np.int64)
+        given = self.rows if self.keep is None else self.keep
+        self.clipped = np.zeros(len(given), dtype=np.int64)
 
-    def line_integrals(self, views: np.ndarray) -> np.ndarray:
-        """Read some views and correct them.
+    def line_integrals(self, which: np.ndarray) -> np.ndarray:
+        """Read and correct some of the views.
+
+        Parameters
+        ----------
+        which
+            Counted among `views`.
 
         Returns
         -------
@@ -141,8 +193,14 @@ class FrameWise:
             (view, row, column) float32: −log of the transmission.
         """
         now = time.perf_counter()
+        views = self.views[which]
         raw = read_rows(self.source, views, self.rows, self.by_frame)
         now = self.times.add("read", now)
+        if self.dose is not None:
+            raw = self.dose.lowered(raw, self.fields.dark, views, self.rows)
+        if self.beam is not None:
+            dark = self.fields.dark
+            raw = dark + (raw - dark) * self.beam[views][:, None, None]
         passed, clipped = transmission(
             raw,
             self.fields.flats,
@@ -151,6 +209,8 @@ class FrameWise:
             flat_positions=self.fields.positions,
             positions=views + 0.5,
         )
+        if self.phase is not None:
+            passed, clipped = self.phase(passed)[:, self.keep], clipped[self.keep]
         self.clipped += clipped
         minus_log(passed, out=passed)
         self.times.add("correct", now)
@@ -164,6 +224,11 @@ def read_rows(
     if by_frame:
         whole = source.projections(views, slice(int(rows[0]), int(rows[-1]) + 1))
         return whole if whole.shape[1] == len(rows) else whole[:, rows - rows[0]]
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
-    parts = [source.projections(views, slice(int(run[0]), int(run[-1]) + 1)) for run in runs]
+    parts = [source.projections(views, run) for run in runs_of(rows)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def runs_of(rows: np.ndarray) -> list[slice]:
+    """Cut rising rows into runs without a gap."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    return [slice(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]

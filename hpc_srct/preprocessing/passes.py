@@ -12,12 +12,14 @@ import numpy as np
 
 from hpc_srct import console
 from hpc_srct.errors import Stopped
-from hpc_srct.preprocessing.exchange import frames_for_rows, total
-from hpc_srct.preprocessing.frames import Fields, FrameSource, FrameWise, Times
+from hpc_srct.preprocessing.dose import Dose
+from hpc_srct.preprocessing.exchange import total
+from hpc_srct.preprocessing.frames import FrameSource, Times
 from hpc_srct.preprocessing.plan import Pass, Plan
 from hpc_srct.preprocessing.record import Record
 from hpc_srct.preprocessing.rows import RowWise
 from hpc_srct.preprocessing.signals import StopRequest
+from hpc_srct.preprocessing.sinograms import SinogramReader
 from hpc_srct.preprocessing.staging import stage, unstage
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan
@@ -63,15 +65,9 @@ class _Passes:
         self.shard: BlockWriter | None = None
         self.leaves_off = False
         self.row_wise = RowWise(
-            scan.angles,
-            settings.low_views(scan.n_views),
-            scan.n_columns,
-            record.centre["value"],
-            settings.filter,
-            settings.low_filter or settings.filter,
-            settings.sinogram,
-            times,
+            scan.angles, scan.n_columns, record.centre["value"], settings, times
         )
+        self.dose = Dose(**record.dose) if record.dose else None
         truth = scan.truth(slice(0, 1))
         self.has_truth = truth is not None and truth.shape[1:] == writer.size
 
@@ -100,7 +96,7 @@ class _Passes:
         steps: console.Steps,
     ) -> None:
         # What it holds is let go when it returns: two passes' sinograms would not fit.
-        sinograms, clipped = self._read(source, this_pass)
+        sinograms, low_sinograms, clipped = self._read(source, this_pass)
         first = 0
         for portion in this_pass[self.communicator.rank]:
             block = self.writer.block_slices(portion.block)
@@ -113,9 +109,11 @@ class _Passes:
             count, place = portion.stop - portion.start, portion.start - block.start
             self.shard.note("clipped", place, clipped[first : first + count])
             for i in range(0, count, 2):
-                pair = sinograms[first + i : first + min(i + 2, count)]
-                self._make_pair(pair, place + i, int(self.writer.rows[portion.start + i]))
-                steps.advance(len(pair))
+                here = slice(first + i, first + min(i + 2, count))
+                low = None if low_sinograms is None else low_sinograms[here]
+                row = int(self.writer.rows[portion.start + i])
+                self._make_pair(sinograms[here], low, place + i, row)
+                steps.advance(here.stop - here.start)
             if portion.stop == block.stop:
                 open_shard.close()  # the shard takes its name
             first += count
@@ -134,9 +132,10 @@ class _Passes:
             stopped.on_every_rank = self.communicator.size > 1
             raise stopped
 
-    def _read(self, source: FrameSource, this_pass: Pass) -> tuple[np.ndarray, np.ndarray]:
-        """Read, correct and exchange: this rank's sinograms, and how much was clipped."""
-        rank = self.communicator.rank
+    def _read(
+        self, source: FrameSource, this_pass: Pass
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Read this rank's sinograms, those of fewer photons, and how much was clipped."""
         slices_of = [
             np.concatenate([np.arange(p.start, p.stop) for p in share] or [np.arange(0)])
             for share in this_pass
@@ -147,38 +146,20 @@ class _Passes:
             slice(int(end) - len(slices), int(end))
             for end, slices in zip(ends, slices_of, strict=True)
         ]
-        now = time.perf_counter()
-        parts = []
-        for portion in this_pass[rank]:
-            first, last = self.writer.rows[portion.start], self.writer.rows[portion.stop - 1]
-            parts.append(Fields.of(self.scan, slice(int(first), int(last) + 1)))
-        if self.communicator.size > 1:
-            parts = [part for share in self.communicator.mpi.allgather(parts) for part in share]
-        now = self.times.add("correct", now)
-        frames = FrameWise(
-            source,
-            self.scan.chunked_by_frame and source is self.scan,
-            rows,
-            Fields.joined(parts),
-            self.settings.floor,
-            self.times,
-        )
-        before = self.times.read + self.times.correct
-        sinograms = frames_for_rows(
-            frames.line_integrals,
-            self.scan.n_views,
-            self.scan.n_columns,
-            shares,
-            self.communicator,
-            self.plan.views_at_once,
-        )
-        clipped = total(frames.clipped, self.communicator)[shares[rank]]
-        self.times.add("exchange", now + self.times.read + self.times.correct - before)
-        return sinograms, clipped
+        reader = SinogramReader(self.scan, source, self.settings, self.communicator, self.times)
+        at_once = self.plan.views_at_once
+        low = None
+        if self.dose is not None:
+            low_views = self.settings.low_views(self.scan.n_views)
+            low, _ = reader.read(rows, shares, at_once, low_views, self.dose)
+        sinograms, clipped = reader.read(rows, shares, at_once)
+        return sinograms, low, clipped
 
-    def _make_pair(self, sinograms: np.ndarray, place: int, row: int) -> None:
+    def _make_pair(
+        self, sinograms: np.ndarray, low_sinograms: np.ndarray | None, place: int, row: int
+    ) -> None:
         """Reconstruct a pair and write it; `place` is its place in the shard, `row` its row."""
-        made = self.row_wise.pair(sinograms)
+        made = self.row_wise.pair(sinograms, low_sinograms)
         now = time.perf_counter()
         for name, values in made.arrays.items():
             self.shard.write(name, place, values)

@@ -21,12 +21,12 @@ FLOAT = 4
 MIB, GIB = 2**20, 2**30
 # Most that is on its way between ranks at once: more gains nothing and takes memory from rows.
 PIECE = 32 * MIB
-# What an interpreter with our libraries takes, where it cannot be measured.
-INTERPRETER = 130 * MIB
+# What a fresh rank takes, its libraries loaded, before it begins.
+INTERPRETER = 86 * MIB
 # Measured by benchmarks/preprocessing_memory.py: how far the estimate may fall short.
 MARGIN = 1.05
 # Libraries' own buffers, and what the allocator keeps.
-SLACK = 28 * MIB
+SLACK = 20 * MIB
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class Work:
         Flats and darks together: frames of the largest group, and groups.
     truth, sinogram : bool
         Whether these are stored too.
+    splits, padding : int
+        Split reconstructions; columns by which sinograms are continued on each side.
+    low_apart : bool
+        The low dose has sinograms of its own.
+    whole_frames : bool
+        A frame-wise step needs whole frames, whichever rows are wanted.
+    cleaned : bool
+        Rings or zingers are removed.
     base : int
         Bytes that a rank takes before it starts.
     """
@@ -62,12 +70,27 @@ class Work:
     flat_groups: int = 2
     truth: bool = False
     sinogram: bool = True
+    splits: int = 0
+    padding: int = 0
+    low_apart: bool = False
+    whole_frames: bool = False
+    cleaned: bool = False
     base: int = INTERPRETER
 
     @property
     def sinogram_bytes(self) -> int:
-        """One row, all views."""
-        return self.n_views * self.columns * FLOAT
+        """One row, all views; and those of fewer photons."""
+        return (self.n_views + self.low_apart * self.n_low) * self.columns * FLOAT
+
+    @property
+    def kinds(self) -> int:
+        """Count the kinds of slices in the store."""
+        return 2 + self.truth + self.splits
+
+    @property
+    def reads_frames(self) -> bool:
+        """Whether some rows cost whole frames."""
+        return self.chunked_by_frame or self.whole_frames
 
     @property
     def slice_bytes(self) -> int:
@@ -168,8 +191,8 @@ def make_plan(
         )
     rows = fitting[0]
     passes = _deal(blocks, work.n_slices, ranks, rows)
-    staged = scratch and work.chunked_by_frame and len(passes) > 1
-    by_frame = work.chunked_by_frame and not staged
+    staged = scratch and work.chunked_by_frame and not work.whole_frames and len(passes) > 1
+    by_frame = work.reads_frames and not staged
     readings = (len(passes) if by_frame else 1) + (finds_centre and work.chunked_by_frame)
     n_rows = sum(len(block_slices(block, work.n_slices)) for block in blocks)
     return Plan(
@@ -189,7 +212,7 @@ def _rows_wanted(work: Work, ranks: int, n_blocks: int) -> list[int]:
 
     More than a block at a time pays only where reading fewer rows is no cheaper.
     """
-    most = -(-n_blocks // ranks) if work.chunked_by_frame else 1
+    most = -(-n_blocks // ranks) if work.reads_frames else 1
     whole = [BLOCK_ROWS * blocks for blocks in range(max(most, 1), 0, -1)]
     return [*whole, 16, 8, 4, 2]
 
@@ -230,35 +253,40 @@ def _views_at_once(work: Work, rows: int, piece: int) -> int:
 
 def _bytes_per_view(work: Work, rows: int) -> int:
     """Raw, corrected, a temporary, outgoing and incoming, for one view of a step."""
-    read = work.frame_rows if work.chunked_by_frame else rows
-    return work.columns * (read * work.item + rows * FLOAT * 4)
+    read = work.frame_rows if work.reads_frames else rows
+    corrected = 2 * work.frame_rows if work.whole_frames else rows
+    return work.columns * (read * work.item + (corrected + 3 * rows) * FLOAT)
 
 
-def projector_bytes(views: int, columns: int) -> int:
+def projector_bytes(views: int, columns: int, size: int | None = None) -> int:
     """Estimate what the projector of one geometry keeps: points, phases, plans, buffers."""
-    samples = 0.5 * columns + columns / math.sqrt(2) + 2
-    return int(views * (32 * samples + 24 * columns) + 8 * columns**2)
+    size = columns if size is None else size
+    samples = max(0.5 * columns + size / math.sqrt(2) + 2, columns + 1)
+    return int(views * (32 * samples + 24 * columns) + 8 * size**2)
 
 
 def _peak(work: Work, ranks: int, rows: int, piece: int) -> int:
     at_once = min(rows * ranks, work.n_slices)
     rows = min(rows, work.n_slices)
-    projectors = projector_bytes(work.n_views, work.columns) + projector_bytes(
-        work.n_low, work.columns
-    )
-    flats = work.flat_groups * at_once * work.columns * FLOAT
+    wide = work.columns + 2 * work.padding
+    geometries = [work.n_views, work.n_low]
+    geometries += [-(-work.n_views // max(work.splits, 1))] * work.splits
+    projectors = sum(projector_bytes(views, wide, work.columns) for views in geometries)
+    flat_rows = work.frame_rows if work.whole_frames else at_once
+    flats = work.flat_groups * flat_rows * work.columns * FLOAT
     frames = flats + _views_at_once(work, at_once, piece) * _bytes_per_view(work, at_once)
     # Two slices of each kind, and the transform's fine grid.
-    pair = (4 + 2 * work.truth) * work.slice_bytes + 13 * work.columns**2
+    pair = 2 * work.kinds * work.slice_bytes + 13 * work.columns**2
     pair += 2 * work.n_low * work.columns * FLOAT
+    pair += 2 * work.n_views * FLOAT * (work.cleaned * 4 * work.columns + (wide - work.columns))
     held = rows * work.sinogram_bytes + projectors + max(frames, pair)
-    averaging = 2 * rows * work.flat_frames * work.columns * FLOAT
+    averaged = max(rows, flat_rows / ranks)
+    averaging = 2 * averaged * work.flat_frames * work.columns * FLOAT
     return int(work.base + SLACK + MARGIN * max(held, averaging))
 
 
 def _disk_per_slice(work: Work) -> int:
-    arrays = 2 + work.truth
-    return arrays * work.slice_bytes + work.sinogram * work.n_low * work.columns * FLOAT
+    return work.kinds * work.slice_bytes + work.sinogram * work.n_low * work.columns * FLOAT
 
 
 def _seconds(work: Work, passes: tuple[Pass, ...], readings: int) -> float:

@@ -60,6 +60,7 @@ def tell(
             "low": scan.angles[low_views].tolist(),
         },
         "centre": record.centre,
+        "dose": record.dose or "all photons that were counted",
         "field_of_view": {"units": "pixel", "radius": figures["field_of_view"]},
         "pixel_size": {"units": "m", "value": scan.pixel_size},
         "intensity": {

@@ -22,12 +22,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Record:
-    """The scan, the settings and the centre that all shards of a store share."""
+    """The scan, the settings, the centre and the dose that all shards of a store share."""
 
     source: dict[str, Any]
     result: dict[str, Any]
     centre: dict[str, Any]
     versions: dict[str, str]
+    dose: dict[str, Any] | None = None
 
     def write(self, store: Path) -> None:
         """Write it into the store."""

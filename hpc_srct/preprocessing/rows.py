@@ -12,9 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpc_srct.preprocessing.frames import Times
+from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices.normalisation import intensity
+from hpc_srct.tomography.correction import minus_log
 from hpc_srct.tomography.geometry import field_of_view
 from hpc_srct.tomography.projector import Projector
+from hpc_srct.tomography.rings import (
+    remove_stripes_all,
+    remove_stripes_sorting,
+    remove_stripes_wavelet,
+)
+from hpc_srct.tomography.zingers import remove_zingers
 
 
 @dataclass(frozen=True)
@@ -26,52 +34,97 @@ class MadeSlices:
 
 
 class RowWise:
-    """Reconstructs rows, in full and from the low-dose views.
+    """Reconstructs rows: in full, from the low-dose views, and from interleaved splits.
 
-    Both come from one sinogram: input and label share flats, centre and grey scale.
+    All come from one sinogram, unless the low dose has fewer photons: input and label share
+    flats, centre and grey scale.
 
     Parameters
     ----------
     angles
         (views,) radians, of the full scan.
-    low_views
-        Numbers of the low-dose views among them.
     columns
         Detector pixels.
     centre
         Rotation centre, 0-based detector pixel.
-    filter, low_filter
-        Of the full and of the low-dose reconstruction.
-    keep_sinogram
-        Give the low-dose sinogram too.
+    settings
+        Their row-wise steps.
     """
 
     def __init__(
         self,
         angles: np.ndarray,
-        low_views: np.ndarray,
         columns: int,
         centre: float,
-        filter: str,
-        low_filter: str,
-        keep_sinogram: bool,
+        settings: PreprocessingSettings,
         times: Times,
     ):
-        self._low_views, self._keep = low_views, keep_sinogram
-        self._filter, self._low_filter = filter, low_filter
-        self._full = Projector(angles, columns, centre)
-        self._low = Projector(angles[low_views], columns, centre)
+        self._settings, self._times = settings, times
+        self._low_views = settings.low_views(len(angles))
+        self._pad = settings.padding_columns(columns)
         self._radius = field_of_view(columns, centre)
-        self._times = times
 
-    def pair(self, sinograms: np.ndarray) -> MadeSlices:
-        """Reconstruct a pair of rows (or the last, alone) from (row, view, column)."""
+        def projector(views: slice | np.ndarray) -> Projector:
+            wide = columns + 2 * self._pad
+            return Projector(angles[views], wide, centre + self._pad, size=columns)
+
+        self._full, self._low = projector(slice(None)), projector(self._low_views)
+        self._splits = [
+            (slice(k, None, settings.splits), projector(slice(k, None, settings.splits)))
+            for k in range(settings.splits)
+        ]
+
+    def pair(self, sinograms: np.ndarray, low_sinograms: np.ndarray | None = None) -> MadeSlices:
+        """Reconstruct a pair of rows (or the last, alone).
+
+        Parameters
+        ----------
+        sinograms
+            (row, view, column), line integrals.
+        low_sinograms
+            (row, low-dose view, column) where these have noise of their own.
+        """
         now = time.perf_counter()
-        low_sinogram = sinograms[:, self._low_views]
-        low = self._low.fbp(low_sinogram, filter=self._low_filter)
-        arrays = {"low": low, "full": self._full.fbp(sinograms, filter=self._filter)}
-        if self._keep:
-            arrays["low/sinogram"] = low_sinogram
-        brightness = np.array([intensity(image, self._radius) for image in low])
+        settings = self._settings
+        sinograms = cleaned(sinograms, settings)
+        if low_sinograms is None:
+            low_sinograms = sinograms[:, self._low_views]
+        else:
+            low_sinograms = cleaned(low_sinograms, settings)
+        arrays = {
+            "low": self._fbp(self._low, low_sinograms, settings.low_filter or settings.filter),
+            "full": self._fbp(self._full, sinograms, settings.filter),
+        }
+        for k, (views, projector) in enumerate(self._splits):
+            arrays[f"splits/{k}"] = self._fbp(projector, sinograms[:, views], settings.filter)
+        if settings.sinogram:
+            arrays["low/sinogram"] = low_sinograms
+        brightness = np.array([intensity(image, self._radius) for image in arrays["low"]])
         self._times.add("reconstruct", now)
         return MadeSlices(arrays, {"intensity": brightness})
+
+    def _fbp(self, projector: Projector, sinograms: np.ndarray, filter: str) -> np.ndarray:
+        if self._pad:
+            edges = ((0, 0), (0, 0), (self._pad, self._pad))
+            sinograms = np.pad(sinograms, edges, mode="edge")
+        return projector.fbp(sinograms, filter=filter)
+
+
+def cleaned(sinograms: np.ndarray, settings: PreprocessingSettings) -> np.ndarray:
+    """Remove what the settings ask for, zingers first: a speck is no stripe.
+
+    Each row is treated by itself, so that the answer does not depend on what is held with it.
+    """
+    if settings.zingers is not None:
+        bright, _ = remove_zingers(np.exp(-sinograms), settings.zingers)
+        sinograms = minus_log(bright, out=bright)
+    if settings.rings != "none":
+        sinograms = RINGS[settings.rings](sinograms)
+    return sinograms
+
+
+RINGS = {
+    "sorting": remove_stripes_sorting,
+    "all": remove_stripes_all,
+    "wavelet": remove_stripes_wavelet,
+}

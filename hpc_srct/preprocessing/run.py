@@ -19,6 +19,7 @@ from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.preprocessing import provenance
 from hpc_srct.preprocessing.centre import centre_of
+from hpc_srct.preprocessing.dose import measure_dose
 from hpc_srct.preprocessing.exchange import together
 from hpc_srct.preprocessing.frames import Times
 from hpc_srct.preprocessing.full_turn import stitched_where_aside
@@ -147,6 +148,11 @@ def work_of(scan: Scan, settings: PreprocessingSettings, base: int | None = None
         flat_groups=max(len(groups), 1) + 1,
         truth=scan.truth(slice(0, 1)) is not None,
         sinogram=settings.sinogram,
+        splits=settings.splits,
+        padding=settings.padding_columns(scan.n_columns),
+        low_apart=settings.photons is not None,
+        whole_frames=settings.phase is not None,
+        cleaned=settings.rings != "none" or settings.zingers is not None,
         base=used_memory() if base is None else base,
     )
 
@@ -194,7 +200,10 @@ def _recorded(
 ) -> Record:
     """Find the centre, and write down what the store is made from before its first shard."""
     centre = centre_of(scan, settings, communicator, times)
-    record = Record(scan.source(), settings.result(), centre, provenance.versions())
+    dose = None
+    if settings.photons is not None:
+        dose = together(communicator, lambda: measure_dose(scan, settings).describe())
+    record = Record(scan.source(), settings.result(), centre, provenance.versions(), dose)
     together(communicator, lambda: record.write(writer.folder))
     return record
 

@@ -25,6 +25,17 @@ HOW = frozenset({"memory", "scratch"})
 FilterName = Literal["ramp", "shepp-logan", "cosine", "hamming", "hann", "parzen"]
 
 
+class PhaseSettings(Settings):
+    """Single-distance phase retrieval of a sample of one material."""
+
+    energy_kev: Annotated[float, Field(gt=0)] = Field(description="Photon energy, keV.")
+    distance_m: Annotated[float, Field(gt=0)] = Field(description="Sample to detector, metres.")
+    delta_beta: Annotated[float, Field(gt=0)] = Field(description="Refraction over absorption.")
+    pixel_size_m: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Metres; null: the scan's."
+    )
+
+
 class PreprocessingSettings(Settings):
     """A scan's way into a slice store."""
 
@@ -63,12 +74,57 @@ class PreprocessingSettings(Settings):
         default=1e-3, description="Least transmission; what is below is clipped and counted."
     )
 
+    photons: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Mean photons per pixel and view in the open beam of the low dose; null: all"
+        " that were counted. Counts that are whole numbers are thinned, others get noise.",
+    )
+    gain: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        default="auto", description="Counts per photon; auto: from the variance of the flats."
+    )
+    noise_seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Seed of the draws that take photons away."
+    )
+    splits: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Reconstructions of every K-th view besides the full one, for training"
+        " without labels (splits=4: four of them); 0 is none.",
+    )
+
+    monitor: bool = Field(
+        default=False, description="Bring each frame to the mean beam by the beam monitor."
+    )
+    phase: PhaseSettings | None = Field(
+        default=None, description="Single-distance phase retrieval (Paganin 2002)."
+    )
+    zingers: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Remove specks brighter than their surroundings by this share (0.08).",
+    )
+    rings: Literal["none", "sorting", "all", "wavelet"] = Field(
+        default="none",
+        description="Ring removal: by sorting or of all stripes (Vo 2018), by wavelets (Muench"
+        " 2009).",
+    )
+    padding: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default=0,
+        description="Columns by which a sinogram's edges are continued on each side, for objects"
+        " wider than the detector; auto: half the detector.",
+    )
+
     memory: str = Field(default="4GiB", description="Peak memory of each rank.")
     scratch: Path | None = Field(
         default=None,
         description="Folder on fast disk in which frames are laid out by rows once, where the"
         " memory would ask for several passes over the scan.",
     )
+
+    @field_validator("splits")
+    @classmethod
+    def _splits_differ(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("one split is the full reconstruction; expected 2 or more, or 0")
+        return value
 
     @field_validator("views")
     @classmethod
@@ -156,6 +212,10 @@ class PreprocessingSettings(Settings):
         if not first < stop <= n_rows:
             raise InputError(f"rows: {self.rows} expected within 0:{n_rows}, at least one row.")
         return range(first, stop)
+
+    def padding_columns(self, columns: int) -> int:
+        """Say by how many columns a sinogram is continued on each side."""
+        return columns // 2 if self.padding == "auto" else self.padding
 
     def result(self) -> dict[str, Any]:
         """Give the settings that decide the result, as plain values."""

@@ -15,7 +15,7 @@ from hpc_srct.errors import InputError
 from hpc_srct.preprocessing.centre import some_sinograms
 from hpc_srct.preprocessing.frames import Times
 from hpc_srct.preprocessing.full_turn import StitchedScan, stitched_where_aside
-from hpc_srct.preprocessing.plan import make_plan
+from hpc_srct.preprocessing.plan import INTERPRETER, make_plan
 from hpc_srct.preprocessing.run import work_of
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan, open_scan
@@ -223,7 +223,7 @@ def _plan(
 ) -> dict[str, Any] | None:
     try:
         plan = make_plan(
-            work_of(scan, settings),
+            work_of(scan, settings, INTERPRETER),
             ranks,
             settings.memory_bytes,
             scratch=settings.scratch is not None,

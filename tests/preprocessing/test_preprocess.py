@@ -114,7 +114,7 @@ def test_scratch_is_used_and_removed_on_failure(tmp_path, monkeypatch):
         seen.extend(scratch.iterdir())
         raise MachineError("in the middle")
 
-    monkeypatch.setattr("hpc_srct.preprocessing.passes.frames_for_rows", fail)
+    monkeypatch.setattr("hpc_srct.preprocessing.sinograms.frames_for_rows", fail)
     with pytest.raises(MachineError, match="in the middle"):
         made(scan, tmp_path / "store", f"scratch={scratch}", "centre=23.5")
     assert len(seen) == 1

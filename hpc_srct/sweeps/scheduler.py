@@ -11,8 +11,8 @@ from hpc_srct.errors import InputError, MachineError
 
 # What sbatch says, and which value of the site profile to look at.
 _REFUSALS = (
+    ("account", "account, which must go with partition", "your rights: `{rights}`"),
     ("partition", "partition", '`sinfo -o "%P %l %G"` lists them'),
-    ("account", "account", "your rights: `{rights}`"),
     ("qos", "qos", "your rights: `{rights}`"),
     ("gres", "gpu_type and gpus_per_node", '`sinfo -o "%P %G"` lists what nodes have'),
     ("wckey", "wckey", "null asks for none"),

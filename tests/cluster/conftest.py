@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster.mini_slurm import CannotStart, MiniSlurm
+from cluster.road import ROOT, User
 
 HERE = Path(__file__).parent
 
@@ -47,3 +51,58 @@ def wait() -> Callable[..., None]:
             time.sleep(0.25)
 
     return until
+
+
+@pytest.fixture
+def user(cluster: MiniSlurm, tmp_path: Path, wait: Callable[..., None]) -> Iterator[User]:
+    """Somebody at the login node, whose jobs end with the test."""
+    yield User(cluster, tmp_path, wait)
+    cluster.run("scancel", "--user=root")
+    wait("the queue is empty", lambda: not cluster.run("squeue", "-h").stdout, 60)
+
+
+# Long enough to be stopped in the middle of it, short enough to wait for.
+EXPERIMENT = {
+    "name": "tiny",
+    "seed": 1,
+    "model": {"name": "unet", "width": 2, "depth": 1},
+    "tiles": {"size": 16, "batch": 2, "per_slice": 2},
+    "optimizer": {"learning_rate": 3e-3, "step_size": 2, "gamma": 0.9},
+    "epochs": 40,
+    "checkpoints": {"every_epochs": None},
+    "validate_on": {"every_epochs": 10},
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment of 240 steps on tiny stores."""
+    from training.tiny_runs import make_store
+
+    folder = tmp_path_factory.mktemp("experiment")
+    stores = {
+        "train": [str(make_store(folder / "train", 6, 1))],
+        "validation": [str(make_store(folder / "validation", 2, 2))],
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**EXPERIMENT, **stores}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    cluster: MiniSlurm, experiment: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The experiment's run by two processes of the deepspeed launcher, which nothing disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = subprocess.run(
+        [ROOT / "launch" / "workstation.sh", experiment, "2"],
+        cwd=folder,
+        env={**os.environ, "SRCT_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs" / "tiny"

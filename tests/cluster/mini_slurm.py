@@ -59,6 +59,7 @@ SelectTypeParameters=CR_CPU_Memory
 ReturnToService=2
 GresTypes=gpu
 JobRequeue=1
+EnforcePartLimits=ALL
 KillWait=5
 InactiveLimit=0
 SchedulerParameters=sched_interval=2,bf_interval=2

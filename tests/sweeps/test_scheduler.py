@@ -67,7 +67,7 @@ def test_a_refusal_names_the_value_to_mend(slurm, said, key):
     with pytest.raises(InputError, match="my-site.yaml") as caught:
         scheduler.submit(["sbatch", "job.sh"], "my-site.yaml")
     message = str(caught.value)
-    assert key in message
+    assert f"Look at {key}" in message
     assert "sbatch: error" not in message
     assert message.count("\n") == 1
 

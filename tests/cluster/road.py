@@ -1,0 +1,99 @@
+"""Helpers of the cluster tests: submit as a user would, and look at what became of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from cluster.mini_slurm import MiniSlurm
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SITE = {
+    "inherit": "sites/generic.yaml",
+    "requeue": True,
+    "environment": {"OMP_NUM_THREADS": "1"},
+    "stop_before_end": "60s",
+    "cpu": {"time_limit": "10m", "mem_per_cpu": 1000, "tasks_per_node": 1},
+    "gpu": {
+        "partition": "gpu",
+        "time_limit": "10m",
+        "mem_per_cpu": 1000,
+        "gpus_per_node": 2,
+        "gpu_type": "v100",
+        "cpus_per_task": 1,
+    },
+}
+
+
+class User:
+    """Somebody at the cluster's login node, in a folder of their own."""
+
+    def __init__(self, cluster: MiniSlurm, folder: Path, wait: Callable[..., None]):
+        self.cluster, self.folder, self._wait = cluster, folder, wait
+        self.site()
+
+    def site(self, name: str = "site.yaml", **changes: object) -> Path:
+        """Write a site profile."""
+        path = self.folder / name
+        tree = {**SITE, **{k: v for k, v in changes.items() if not isinstance(v, dict)}}
+        for key, values in changes.items():
+            if isinstance(values, dict):
+                tree[key] = {**SITE.get(key, {}), **values}
+        path.write_text(yaml.safe_dump(tree))
+        return path
+
+    def do(self, *words: object, check: bool = True, timeout: float = 120):
+        """Run a command with this project's Python first on PATH."""
+        environment = {
+            **self.cluster.environment,
+            "SRCT_PYTHON": sys.executable,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        }
+        return self.cluster.run(
+            *words, check=check, cwd=self.folder, env=environment, timeout=timeout
+        )
+
+    def submit(
+        self, *words: object, nodes: int = 2, tasks: int = 1, site: str = "site.yaml"
+    ) -> str:
+        """Submit with ``slurm/submit.sh``; give the job id."""
+        options = ["--site", site, "--nodes", nodes, "--tasks-per-node", tasks]
+        return self.do(ROOT / "slurm" / "submit.sh", *options, *words).stdout.split()[0]
+
+    def state(self, job: str) -> str:
+        """What accounting says of a job now."""
+        done = self.do("sacct", "-n", "-X", "-P", "-o", "State", "-j", job)
+        return (done.stdout.split() or ["UNKNOWN"])[0]
+
+    def log(self, job: str) -> str:
+        """The log of a job that ``submit`` or the pipeline made."""
+        return "".join(p.read_text() for p in self.folder.glob(f"**/*-{job}.log"))
+
+    def until(self, job: str, *states: str, within_s: float = 240) -> None:
+        """Wait until a job is in one of these states."""
+        self._wait(
+            f"job {job} is {' or '.join(states)}\n{self.log(job)}",
+            lambda: self.state(job) in states,
+            within_s,
+        )
+
+    def until_steps(self, run: Path, count: int, within_s: float = 180) -> None:
+        """Wait until a run has taken so many steps."""
+        self._wait(f"{run} has {count} steps", lambda: steps(run) >= count, within_s)
+
+    def ranks(self) -> list[str]:
+        """Process ids of the training's tasks, as numbered inside the cluster."""
+        pattern = r"^[^ ]*python[^ ]* -m hpc_srct train"
+        return self.do("pgrep", "-f", pattern, check=False).stdout.split()
+
+
+def steps(run: Path) -> int:
+    """Count the steps in a run's metrics."""
+    try:
+        return (run / "metrics.jsonl").read_text().count('"kind": "step"')
+    except OSError:
+        return 0

@@ -1,11 +1,12 @@
 """Time and error of the FBP, next to scikit-image, FINUFFT used plainly and ASTRA, in one run.
 
     python benchmarks/fbp.py --sizes 512 1024 2048
+    python benchmarks/fbp.py --device cuda
 
 One core; processor times, which other users of the machine move least. Toft's Shepp-Logan,
 sinogram averaged over each detector pixel, RMSE against the image averaged 8 × 8 in each pixel,
 inside 0.97 of the radius. Times per slice; those who work on two slices at once (packed as one
-complex transform) are timed on two.
+complex transform) are timed on two. On CUDA: wall time, from memory there to memory there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -118,32 +119,63 @@ def astra_fbp(angles: NDArray, columns: int, device: str) -> Reconstruct | None:
     return reconstruct
 
 
-def methods(
-    angles: NDArray, columns: int, device: str
-) -> list[tuple[str, int, int, Reconstruct | None]]:
-    """List (name, slices at once, repeats, function) of one size."""
+class Method(NamedTuple):
+    """A way to reconstruct: how many slices it takes at once, and how often it is timed."""
+
+    name: str
+    slices: int
+    repeats: int
+    run: Reconstruct | None
+
+
+def methods(angles: NDArray, columns: int, device: str) -> list[Method]:
+    """List what is compared at one size."""
     degrees = np.degrees(angles)
+    if device == "cuda":
+        return [
+            Method("hpc_srct Projector.fbp, CUDA", 16, 5, on_cuda(angles, columns)),
+            Method("ASTRA FBP_CUDA", 1, 3, astra_fbp(angles, columns, "cuda")),
+        ]
 
     def scikit_image(pair: NDArray) -> NDArray:
         return iradon(pair[0].T, degrees, circle=True)[None]
 
     return [
-        ("hpc_srct Projector.fbp", 2, 5, Projector(angles, columns).fbp),
-        (
+        Method("hpc_srct Projector.fbp", 2, 5, Projector(angles, columns).fbp),
+        Method(
             "FINUFFT, 1.25 N gridded, upsampling 1.25",
             2,
             5,
             PlainFinufft(angles, columns, 1.25, 1.25),
         ),
-        ("FINUFFT, 2 N gridded, automatic upsampling", 2, 5, PlainFinufft(angles, columns, 2, 0)),
-        ("scikit-image iradon", 1, 1, scikit_image),
-        ("ASTRA FBP, linear", 1, 1, astra_fbp(angles, columns, "cpu")),
+        Method(
+            "FINUFFT, 2 N gridded, automatic upsampling", 2, 5, PlainFinufft(angles, columns, 2, 0)
+        ),
+        Method("scikit-image iradon", 1, 1, scikit_image),
+        Method("ASTRA FBP, linear", 1, 1, astra_fbp(angles, columns, "cpu")),
     ]
+
+
+def on_cuda(angles: NDArray, columns: int) -> Reconstruct:
+    """Reconstruct on the GPU, from memory there to memory there."""
+    import torch
+
+    projector = Projector(angles, columns, device="cuda")
+    there: dict[int, Any] = {}
+
+    def reconstruct(batch: NDArray) -> Any:
+        if id(batch) not in there:
+            there[id(batch)] = torch.from_numpy(batch).cuda()
+        found = projector.fbp(there[id(batch)])
+        torch.cuda.synchronize()
+        return found
+
+    return reconstruct
 
 
 def parts(projector: Projector, pair: NDArray) -> dict[str, float]:
     """Time the steps of our FBP apart, ms per slice: what is left to gain, and where."""
-    worker, lines = projector._idle.get(), projector._lines
+    worker, lines = projector._engine._idle.get(), projector._lines
     gridding = worker._gridding
     filtering = Filter(lines, projector.weights, "ramp", 1.0)
     waves = filtering.apply(worker._padded(pair), lines.detector).reshape(-1)
@@ -189,18 +221,20 @@ def measure(columns: int, views: int, device: str) -> Iterator[dict[str, Any]]:
             yield row
             continue
         sinogram, truth = shifted if "iradon" in name else middle
-        pair = np.stack([sinogram, np.zeros_like(sinogram)])
-        if slices == 2:
-            reconstruct(pair)  # plans and buffers
-        found: list[NDArray] = []
-        spent = common.timed(lambda: found.append(reconstruct(pair)), repeats)  # noqa: B023
-        row["ms_per_slice"] = round(spent["cpu_s"] / slices * 1e3, 2)
-        row["wall_ms_per_slice"] = round(spent["best_s"] / slices * 1e3, 2)
-        row["rmse"] = round(float(np.sqrt(np.mean((found[-1][0] - truth)[mask] ** 2))), 5)
-        if slices == 2:
-            row["leak"] = float(np.abs(found[-1][1][mask]).max())
-        if isinstance(getattr(reconstruct, "__self__", None), Projector):
-            row["parts_ms_per_slice"] = parts(reconstruct.__self__, pair)
+        batch = np.stack([sinogram, np.zeros_like(sinogram)] * max(1, slices // 2))
+        if slices > 1:
+            reconstruct(batch)  # plans, matrices and buffers
+        found: list[Any] = []
+        spent = common.timed(lambda: found.append(reconstruct(batch)), repeats)  # noqa: B023
+        images = found[-1].cpu().numpy() if hasattr(found[-1], "cpu") else found[-1]
+        clock = "best_s" if device == "cuda" else "cpu_s"
+        row["ms_per_slice"] = round(spent[clock] / slices * 1e3, 3)
+        row["wall_ms_per_slice"] = round(spent["best_s"] / slices * 1e3, 3)
+        row["rmse"] = round(float(np.sqrt(np.mean((images[0] - truth)[mask] ** 2))), 5)
+        if slices > 1:
+            row["leak"] = float(np.abs(images[1][mask]).max())
+        if device == "cpu" and isinstance(getattr(reconstruct, "__self__", None), Projector):
+            row["parts_ms_per_slice"] = parts(reconstruct.__self__, batch)
         yield row
 
 
@@ -208,14 +242,15 @@ def main() -> None:
     """Run, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(VIEWS))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     arguments = parser.parse_args()
 
-    table = Table("N × views", "method", "CPU ms/slice", "× ours", "RMSE", "leak")
+    table = Table("N × views", "method", "ms/slice", "× ours", "RMSE", "leak")
     rows = []
     for columns in arguments.sizes:
         ours = None
-        for row in measure(columns, VIEWS.get(columns, columns * 3 // 4), "cpu"):
+        for row in measure(columns, VIEWS.get(columns, columns * 3 // 4), arguments.device):
             size = f"{columns} × {row['views']}"
             if "rmse" not in row:
                 table.add_row(size, row["method"], "not installed")
@@ -228,10 +263,11 @@ def main() -> None:
             rows.append(row)
     Console().print(table)
     path = common.write_result(
-        "fbp",
+        "fbp" if arguments.device == "cpu" else "fbp-cuda",
         rows,
         arguments.out,
         threads=1,
+        device=common.gpu() if arguments.device == "cuda" else "cpu",
         versions=common.versions("finufft", "scipy", "scikit-image", "astra-toolbox"),
         convention="Toft's Shepp-Logan; sinogram averaged over 2 rays a pixel; RMSE against the "
         "8 × 8 area-averaged image within 0.97 of the radius; leak: largest value in an empty "

@@ -8,6 +8,10 @@ thread has its own plans and buffers.
 
 from __future__ import annotations
 
+import queue
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
@@ -200,6 +204,97 @@ class Worker:
     def _from_images(self, images: NDArray, tolerance: float) -> NDArray[np.complex64]:
         self._gridding.from_images(images, self._rows.reshape(-1), tolerance)
         return self._rows
+
+
+class NufftEngine:
+    """Batches of slices on the CPU, in pairs (2k, 2k + 1), each on one thread.
+
+    Parameters
+    ----------
+    lines
+        The geometry.
+    threads
+        Pairs worked on at once. Does not change the result.
+    """
+
+    def __init__(self, lines: Lines, threads: int = 1):
+        self.lines, self.threads = lines, threads
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for _ in range(threads):
+            self._idle.put(Worker(lines))
+
+    def filtered(self, views: NDArray, filtering: Filter) -> NDArray[np.float32]:
+        """Reconstruct (slice, view, column) → (slice, y, x) by filtered back-projection."""
+        return self._in_pairs(views, self._image, lambda w, a, b: w.filtered(a, b, filtering))
+
+    def filtered_transpose(self, images: NDArray, filtering: Filter) -> NDArray[np.float32]:
+        """Apply the transpose of `filtered`."""
+        return self._in_pairs(
+            images, self._sinogram, lambda w, a, b: w.filtered_transpose(a, b, filtering)
+        )
+
+    def forward(self, images: NDArray) -> NDArray[np.float32]:
+        """Integrate along the rays, (slice, y, x) → (slice, view, column)."""
+        return self._in_pairs(images, self._sinogram, Worker.forward)
+
+    def adjoint(self, views: NDArray) -> NDArray[np.float32]:
+        """Apply the transpose of `forward`."""
+        return self._in_pairs(views, self._image, Worker.adjoint)
+
+    @property
+    def _sinogram(self) -> tuple[int, int]:
+        return self.lines.views, self.lines.columns
+
+    @property
+    def _image(self) -> tuple[int, int]:
+        return self.lines.size, self.lines.size
+
+    def _in_pairs(
+        self,
+        batch: NDArray,
+        shape: tuple[int, int],
+        operator: Callable[[Worker, NDArray, NDArray], None],
+    ) -> NDArray[np.float32]:
+        out = np.empty((len(batch), *shape), np.float32)
+
+        def work(first: int) -> None:
+            worker = self._idle.get()
+            try:
+                pair, spoilt = mended(batch[first : first + 2])
+                found = out[first : first + 2]
+                operator(worker, pair, found)
+                found[spoilt] = np.nan
+            finally:
+                self._idle.put(worker)
+
+        firsts = range(0, len(batch), 2)
+        if self.threads == 1 or len(firsts) == 1:
+            for first in firsts:
+                work(first)
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(work, firsts))
+        return out
+
+
+def mended(pair: NDArray) -> tuple[NDArray[np.float32], list[int]]:
+    """Make slices fit to be packed: one bad number would spread over both.
+
+    Returns
+    -------
+    pair
+        float32; a slice with a NaN or an infinity is zeros.
+    spoilt
+        Which of them had one.
+    """
+    pair = np.asarray(pair, np.float32)
+    # A sum is not finite where one term is not, and costs one quick pass.
+    doubtful = [i for i, part in enumerate(pair) if not np.isfinite(part.sum())]
+    spoilt = [i for i in doubtful if not np.isfinite(pair[i]).all()]
+    if spoilt:
+        pair = pair.copy()
+        pair[spoilt] = 0
+    return pair, spoilt
 
 
 def _unpack(packed: NDArray[np.complex64], out: NDArray[np.float32]) -> None:

@@ -1,22 +1,23 @@
 """The projector: filtered back-projection, forward projection and its adjoint, in batches.
 
-Two real slices ride in one complex transform, in fixed pairs (2k, 2k + 1) of the batch. One
-thread per transform, so that the same pair gives the same bits whatever runs beside it.
+One interface, two engines: FINUFFT on the CPU (`nufft`), a sparse gridding matrix in torch on
+CUDA (`sparse_gridding`). Two real slices ride in one complex transform, in fixed pairs
+(2k, 2k + 1) of the batch.
 """
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hpc_srct.errors import InputError
 from hpc_srct.tomography.geometry import checked_angles, view_weights
-from hpc_srct.tomography.nufft import Filter, Lines, Worker
+from hpc_srct.tomography.nufft import Filter, Lines, NufftEngine
+
+ENGINES = ("finufft", "torch")
 
 
 class Projector:
@@ -36,15 +37,23 @@ class Projector:
     size
         Pixels on a side of the slice, whose middle is the axis; default `columns`.
     threads
-        Pairs worked on at once. Does not change the result.
+        Pairs worked on at once by FINUFFT. Does not change the result.
+    device
+        Where the work is done, in torch's words; default the CPU.
+    engine
+        ``finufft`` or ``torch``; default FINUFFT on the CPU, torch elsewhere.
 
     Raises
     ------
     InputError
-        Angles that are not finite numbers, or sizes that make no image.
+        Angles that are not finite numbers, sizes that make no image, an unknown engine, or
+        FINUFFT asked for on a device that is not the CPU.
 
     Notes
     -----
+    On the CPU each transform runs on one thread, so that a pair gives the same bits whatever
+    runs beside it.
+
     A slice with a NaN or an infinity comes out as NaN throughout, and its partner as if it had
     been alone in its pair. About 1e-5 of a slice's contrast leaks into its partner
     (`benchmarks/fbp.py` measures it). Outside the circle that every view sees
@@ -58,12 +67,13 @@ class Projector:
         centre: float | None = None,
         size: int | None = None,
         threads: int = 1,
+        device: str = "cpu",
+        engine: str | None = None,
     ):
         self.angles = checked_angles(angles)
         self.columns = int(columns)
         self.size = self.columns if size is None else int(size)
         self.centre = (self.columns - 1) / 2 if centre is None else float(centre)
-        self.threads = max(1, int(threads))
         if self.columns < 2 or self.size < 2:
             raise InputError(
                 f"projector: expected at least 2 columns and a slice of at least 2 pixels, "
@@ -74,12 +84,21 @@ class Projector:
                 f"rotation centre {self.centre}: expected a place on the detector "
                 f"(0 to {self.columns - 1})."
             )
+        on_cpu = str(device) == "cpu"
+        self.engine = engine or ("finufft" if on_cpu else "torch")
+        if self.engine not in ENGINES or (self.engine == "finufft" and not on_cpu):
+            raise InputError(
+                f"projector engine '{engine}' on {device}: expected finufft (on cpu) or torch."
+            )
         self.weights = view_weights(self.angles)
         self._lines = Lines(self.angles, self.columns, self.centre, self.size)
         self._filter: tuple[tuple[str, float], Filter] | None = None
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for _ in range(self.threads):
-            self._idle.put(Worker(self._lines))
+        if self.engine == "torch":
+            from hpc_srct.tomography.sparse_gridding import SparseGridding
+
+            self._engine: Any = SparseGridding(self._lines, device)
+        else:
+            self._engine = NufftEngine(self._lines, max(1, int(threads)))
 
     def fbp(self, sinograms: Any, filter: str = "ramp", cutoff: float = 1.0) -> Any:
         """Reconstruct slices by filtered back-projection.
@@ -103,103 +122,42 @@ class Projector:
         return self._apply(
             sinograms,
             self._sinogram_shape,
-            self._image_shape,
-            lambda worker, pair, out: worker.filtered(pair, out, filtering),
-            lambda worker, pair, out: worker.filtered_transpose(pair, out, filtering),
+            lambda batch: self._engine.filtered(batch, filtering),
+            lambda batch: self._engine.filtered_transpose(batch, filtering),
         )
 
     def forward(self, images: Any) -> Any:
         """Integrate slices along the rays: (slice, y, x) → (slice, view, column)."""
-        return self._apply(
-            images, self._image_shape, self._sinogram_shape, Worker.forward, Worker.adjoint
-        )
+        engine = self._engine
+        return self._apply(images, (self.size, self.size), engine.forward, engine.adjoint)
 
     def adjoint(self, sinograms: Any) -> Any:
         """Apply the transpose of `forward`: (slice, view, column) → (slice, y, x)."""
-        return self._apply(
-            sinograms, self._sinogram_shape, self._image_shape, Worker.adjoint, Worker.forward
-        )
+        engine = self._engine
+        return self._apply(sinograms, self._sinogram_shape, engine.adjoint, engine.forward)
 
     @property
     def _sinogram_shape(self) -> tuple[int, int]:
         return len(self.angles), self.columns
 
-    @property
-    def _image_shape(self) -> tuple[int, int]:
-        return self.size, self.size
-
     def _apply(
         self,
         batch: Any,
-        shape_in: tuple[int, int],
-        shape_out: tuple[int, int],
-        operator: Operator,
-        transpose: Operator,
+        shape: tuple[int, int],
+        operator: Callable[[Any], Any],
+        transpose: Callable[[Any], Any],
     ) -> Any:
-        if tuple(batch.shape[-2:]) != shape_in or batch.ndim not in (2, 3):
+        if tuple(batch.shape[-2:]) != shape or batch.ndim not in (2, 3):
             raise InputError(
-                f"projector: expected an array of shape {shape_in} or (slices, *{shape_in}), "
+                f"projector: expected an array of shape {shape} or (slices, *{shape}), "
                 f"found {tuple(batch.shape)}."
             )
-
-        def there(array: NDArray) -> NDArray[np.float32]:
-            return self._in_pairs(array, shape_out, operator)
-
-        def back(array: NDArray) -> NDArray[np.float32]:
-            return self._in_pairs(array, shape_in, transpose)
+        if batch.ndim == 2:
+            return self._apply(batch[None], shape, operator, transpose)[0]
+        if isinstance(batch, np.ndarray) and self.engine == "finufft":
+            return operator(batch)
+        from hpc_srct.tomography.autograd import apply_linear, as_tensor
 
         if isinstance(batch, np.ndarray):
-            return there(batch)
-        from hpc_srct.tomography.autograd import apply_linear
-
-        return apply_linear(batch, there, back)
-
-    def _in_pairs(
-        self, batch: NDArray, shape_out: tuple[int, int], operator: Operator
-    ) -> NDArray[np.float32]:
-        if batch.ndim == 2:
-            return self._in_pairs(batch[None], shape_out, operator)[0]
-        out = np.empty((len(batch), *shape_out), np.float32)
-
-        def work(first: int) -> None:
-            worker = self._idle.get()
-            try:
-                pair, spoilt = mended(batch[first : first + 2])
-                found = out[first : first + 2]
-                operator(worker, pair, found)
-                found[spoilt] = np.nan
-            finally:
-                self._idle.put(worker)
-
-        firsts = range(0, len(batch), 2)
-        if self.threads == 1 or len(firsts) == 1:
-            for first in firsts:
-                work(first)
-        else:
-            with ThreadPoolExecutor(self.threads) as pool:
-                list(pool.map(work, firsts))
-        return out
-
-
-# From one or two arrays to as many, written into the second argument.
-Operator = Callable[[Worker, NDArray, NDArray], None]
-
-
-def mended(pair: NDArray) -> tuple[NDArray[np.float32], list[int]]:
-    """Make slices fit to be packed: one bad number would spread over both.
-
-    Returns
-    -------
-    pair
-        float32; a slice with a NaN or an infinity is zeros.
-    spoilt
-        Which of them had one.
-    """
-    pair = np.asarray(pair, np.float32)
-    # A sum is not finite where one term is not, and costs one quick pass.
-    doubtful = [i for i, part in enumerate(pair) if not np.isfinite(part.sum())]
-    spoilt = [i for i in doubtful if not np.isfinite(pair[i]).all()]
-    if spoilt:
-        pair = pair.copy()
-        pair[spoilt] = 0
-    return pair, spoilt
+            return operator(as_tensor(batch)).cpu().numpy()
+        return apply_linear(batch, operator, transpose, through_numpy=self.engine == "finufft")

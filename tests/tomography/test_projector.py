@@ -1,5 +1,7 @@
 """The projector against exact line integrals, known grey values, identities and scikit-image."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,13 @@ from skimage.transform import iradon
 from benchmarks import phantom
 from hpc_srct.errors import InputError
 from hpc_srct.tomography.geometry import field_of_view
-from hpc_srct.tomography.projector import Projector
+from hpc_srct.tomography.projector import ENGINES, Projector
+
+
+@pytest.fixture(params=ENGINES)
+def make(request):
+    """Make a projector of either engine; what holds for one holds for the other."""
+    return functools.partial(Projector, engine=request.param)
 
 
 def turn(views, last=np.pi):
@@ -43,31 +51,31 @@ def inside(size, share=0.97):
 
 @pytest.mark.parametrize("columns", [64, 65])
 @pytest.mark.parametrize("shift", [0.0, 0.5, -3.3])
-def test_forward_equals_exact_line_integrals(columns, shift):
+def test_forward_equals_exact_line_integrals(make, columns, shift):
     centre = (columns - 1) / 2 + shift
     angles = turn(50) + 0.3
     exact = blobs_sinogram(angles, columns, centre, BLOBS)
-    found = Projector(angles, columns, centre).forward(blobs_image(columns, BLOBS))
+    found = make(angles, columns, centre).forward(blobs_image(columns, BLOBS))
     assert np.abs(found - exact).max() < 2e-4 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("columns", [64, 65])
 @pytest.mark.parametrize("shift", [0.0, 0.5, -3.3])
-def test_fbp_of_smooth_objects_is_the_object(columns, shift):
+def test_fbp_of_smooth_objects_is_the_object(make, columns, shift):
     centre = (columns - 1) / 2 + shift
     angles = turn(120) - 1.0
     sinogram = blobs_sinogram(angles, columns, centre, BLOBS)
-    found = Projector(angles, columns, centre).fbp(sinogram)
+    found = make(angles, columns, centre).fbp(sinogram)
     mask = inside(columns, 0.85)
     assert np.abs(found - blobs_image(columns, BLOBS))[mask].max() < 3e-3
 
 
-def test_forward_of_a_disc_is_its_chords():
+def test_forward_of_a_disc_is_its_chords(make):
     size, radius = 128, 40.3
     ellipses = ((0.02, 2 * radius / size, 2 * radius / size, 0.1, -0.2, 0.0),)
     angles = turn(20)
     exact = phantom.sinogram(angles, size, ellipses=ellipses, samples=16)
-    found = Projector(angles, size).forward(phantom.image(size, ellipses))
+    found = make(angles, size).forward(phantom.image(size, ellipses))
     error = found - exact
     assert np.sqrt(np.mean(error**2)) < 5e-3 * exact.max()
     # Every ray's integral over the detector is the area: the mass has no ringing.
@@ -76,11 +84,11 @@ def test_forward_of_a_disc_is_its_chords():
 
 
 @pytest.mark.parametrize("filter", ["ramp", "hann", "parzen"])
-def test_disc_of_known_attenuation_has_its_grey_value(filter):
+def test_disc_of_known_attenuation_has_its_grey_value(make, filter):
     size, value = 256, 0.013
     ellipses = ((value, 0.6, 0.6, 0.05, -0.1, 0.0),)
     sinogram = phantom.sinogram(turn(300), size, ellipses=ellipses)
-    found = Projector(turn(300), size).fbp(sinogram, filter=filter)
+    found = make(turn(300), size).fbp(sinogram, filter=filter)
     x = (np.arange(size) - (size - 1) / 2) * 2 / size
     core = (x - 0.05) ** 2 + (-x[:, None] + 0.1) ** 2 < 0.55**2
     beside = inside(size) & ((x - 0.05) ** 2 + (-x[:, None] + 0.1) ** 2 > 0.65**2)
@@ -88,22 +96,22 @@ def test_disc_of_known_attenuation_has_its_grey_value(filter):
     assert abs(found[beside].mean() / value) < 0.005
 
 
-def test_shepp_logan_error_is_that_of_a_correct_fbp():
+def test_shepp_logan_error_is_that_of_a_correct_fbp(make):
     """Toft's phantom, pixel-averaged sinogram, 8 × 8 area-averaged image, radius 0.97."""
     size, views = 512, 400
-    found = Projector(turn(views), size).fbp(phantom.sinogram(turn(views), size))
+    found = make(turn(views), size).fbp(phantom.sinogram(turn(views), size))
     error = (found - phantom.image(size))[inside(size)]
     assert np.sqrt(np.mean(error**2)) <= 0.016
     assert abs(error.mean()) < 1e-3
 
 
-def test_agrees_with_scikit_image_on_smooth_objects():
+def test_agrees_with_scikit_image_on_smooth_objects(make):
     size, views = 96, 150
     sinogram = blobs_sinogram(turn(views), size, size // 2, BLOBS)
     # iradon's axis is at N // 2, half a pixel from the middle of an even detector.
     degrees = np.degrees(turn(views))
     theirs = iradon(sinogram.T.astype(float), theta=degrees, interpolation="cubic")
-    ours = Projector(turn(views), size + 1, size // 2).fbp(np.pad(sinogram, ((0, 0), (0, 1))))
+    ours = make(turn(views), size + 1, size // 2).fbp(np.pad(sinogram, ((0, 0), (0, 1))))
     mask = inside(size, 0.85)
     assert np.abs(ours[:size, :size] - theirs)[mask].max() < 5e-3
 
@@ -112,9 +120,9 @@ def test_agrees_with_scikit_image_on_smooth_objects():
     "columns, views, size, centre",
     [(64, 45, None, None), (63, 45, None, 31.5), (50, 31, 81, 20.0), (80, 31, 41, 44.25)],
 )
-def test_forward_and_adjoint_are_an_adjoint_pair(columns, views, size, centre):
+def test_forward_and_adjoint_are_an_adjoint_pair(make, columns, views, size, centre):
     rng = np.random.default_rng(1)
-    projector = Projector(rng.uniform(-4, 4, views), columns, centre, size)
+    projector = make(rng.uniform(-4, 4, views), columns, centre, size)
     x = rng.standard_normal((3, projector.size, projector.size), np.float32)
     y = rng.standard_normal((3, views, columns), np.float32)
     ax, aty = projector.forward(x).astype(float), projector.adjoint(y).astype(float)
@@ -125,12 +133,12 @@ def test_forward_and_adjoint_are_an_adjoint_pair(columns, views, size, centre):
         assert abs(np.vdot(ax[i], y[i]) - np.vdot(x[i], aty[i])) < 1e-5 * scale
 
 
-def test_any_size_shows_the_same_object():
+def test_any_size_shows_the_same_object(make):
     angles, columns = turn(150), 101
     sinogram = blobs_sinogram(angles, columns, 50.0, BLOBS)
-    whole = Projector(angles, columns, 50.0).fbp(sinogram)
+    whole = make(angles, columns, 50.0).fbp(sinogram)
     for size in (61, 151):
-        part = Projector(angles, columns, 50.0, size).fbp(sinogram)
+        part = make(angles, columns, 50.0, size).fbp(sinogram)
         cut = min(size, columns) // 2 - 8
         a, b = (columns - 1) // 2, (size - 1) // 2
         np.testing.assert_allclose(
@@ -140,19 +148,19 @@ def test_any_size_shows_the_same_object():
         )
 
 
-def test_order_of_views_does_not_matter():
+def test_order_of_views_does_not_matter(make):
     angles = turn(90)
     sinogram = blobs_sinogram(angles, 64, 31.5, BLOBS)
     order = np.random.default_rng(0).permutation(90)
-    straight = Projector(angles, 64).fbp(sinogram)
-    shuffled = Projector(angles[order], 64).fbp(sinogram[order])
+    straight = make(angles, 64).fbp(sinogram)
+    shuffled = make(angles[order], 64).fbp(sinogram[order])
     np.testing.assert_allclose(shuffled, straight, atol=1e-5)
 
 
-def test_full_turn_and_repeated_end_point_give_the_same_slice():
-    half = Projector(turn(120), 64).fbp(blobs_sinogram(turn(120), 64, 31.5, BLOBS))
+def test_full_turn_and_repeated_end_point_give_the_same_slice(make):
+    half = make(turn(120), 64).fbp(blobs_sinogram(turn(120), 64, 31.5, BLOBS))
     for angles in (turn(240, 2 * np.pi), np.linspace(0, np.pi, 121), np.linspace(0, -np.pi, 121)):
-        found = Projector(angles, 64).fbp(blobs_sinogram(angles, 64, 31.5, BLOBS))
+        found = make(angles, 64).fbp(blobs_sinogram(angles, 64, 31.5, BLOBS))
         np.testing.assert_allclose(found, half, atol=2e-3)
 
 
@@ -168,14 +176,14 @@ def test_a_slice_depends_on_its_pair_alone_and_on_no_thread():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nan_never_reaches_the_partner(bad):
+def test_nan_never_reaches_the_partner(make, bad):
     angles = turn(40)
     sinograms = np.random.default_rng(3).standard_normal((4, 40, 48)).astype(np.float32)
     spoilt = sinograms.copy()
     spoilt[1, 5, 7] = bad
     zeroed = sinograms.copy()
     zeroed[1] = 0
-    projector = Projector(angles, 48)
+    projector = make(angles, 48)
     for operator in (projector.fbp, projector.adjoint):
         found = operator(spoilt)
         assert np.isnan(found[1]).all()
@@ -187,16 +195,16 @@ def test_nan_never_reaches_the_partner(bad):
     assert np.isfinite(found[1]).all()
 
 
-def test_little_leaks_between_partners():
+def test_little_leaks_between_partners(make):
     sinogram = phantom.sinogram(turn(200), 128)
-    found = Projector(turn(200), 128).fbp(np.stack([sinogram, np.zeros_like(sinogram)]))
+    found = make(turn(200), 128).fbp(np.stack([sinogram, np.zeros_like(sinogram)]))
     assert np.abs(found[1][inside(128)]).max() < 1e-4 * np.ptp(found[0])
 
 
-def test_input_is_left_as_it_was_and_dtypes_are_taken():
+def test_input_is_left_as_it_was_and_dtypes_are_taken(make):
     counts = np.random.default_rng(0).integers(0, 9, (2, 30, 32)).astype(np.uint16)
     before = counts.copy()
-    projector = Projector(turn(30), 32)
+    projector = make(turn(30), 32)
     found = projector.fbp(counts)
     np.testing.assert_array_equal(counts, before)
     assert found.dtype == np.float32
@@ -204,9 +212,9 @@ def test_input_is_left_as_it_was_and_dtypes_are_taken():
 
 
 @pytest.mark.parametrize("name", ["fbp", "forward", "adjoint"])
-def test_torch_gradient_is_the_transpose(name):
+def test_torch_gradient_is_the_transpose(make, name):
     """The gradient of ⟨op(x), y⟩ is opᵀ y: checked against op itself on random directions."""
-    projector = Projector(turn(21) + 0.1, 26, 12.3, 24)
+    projector = make(turn(21) + 0.1, 26, 12.3, 24)
     generator = torch.Generator().manual_seed(0)
     shape = (3, 24, 24) if name == "forward" else (3, 21, 26)
     x = torch.randn(shape, generator=generator, requires_grad=True)
@@ -231,6 +239,43 @@ def test_bad_input_is_named():
         Projector([0.0, np.nan], 32)
     with pytest.raises(InputError, match="shepp"):
         Projector(turn(30), 32).fbp(np.zeros((30, 32), np.float32), filter="sheep")
+
+
+def test_engines_agree():
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, np.pi, 37)
+    one, other = (Projector(angles, 45, 20.3, 50, engine=e) for e in ENGINES)
+    x = rng.standard_normal((3, 50, 50)).astype(np.float32)
+    y = rng.standard_normal((3, 37, 45)).astype(np.float32)
+    for name, data, tolerance in (("forward", x, 3e-4), ("adjoint", y, 3e-4), ("fbp", y, 1e-2)):
+        found, expected = getattr(one, name)(data), getattr(other, name)(data)
+        assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)
+
+
+def test_torch_engine_takes_batches_of_any_length(monkeypatch):
+    from hpc_srct.tomography import sparse_gridding
+
+    projector = Projector(turn(20), 24, engine="torch")
+    y = np.random.default_rng(0).standard_normal((7, 20, 24)).astype(np.float32)
+    whole = projector.fbp(y)
+    monkeypatch.setattr(sparse_gridding, "PAIRS_AT_ONCE", 2)
+    np.testing.assert_allclose(projector.fbp(y), whole, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_is_the_cpu():
+    y = np.random.default_rng(0).standard_normal((3, 60, 64)).astype(np.float32)
+    found = Projector(turn(60), 64, device="cuda").fbp(torch.from_numpy(y).cuda())
+    assert found.device.type == "cuda"
+    expected = Projector(turn(60), 64, engine="torch").fbp(y)
+    np.testing.assert_allclose(found.cpu().numpy(), expected, atol=1e-4 * np.ptp(expected))
+
+
+def test_unknown_engines_are_named():
+    with pytest.raises(InputError, match="'astra'"):
+        Projector(turn(10), 16, engine="astra")
+    with pytest.raises(InputError, match="on cuda"):
+        Projector(turn(10), 16, device="cuda", engine="finufft")
 
 
 def test_field_of_view_is_what_every_view_sees():

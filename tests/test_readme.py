@@ -44,7 +44,7 @@ def test_a_first_real_scan(scans, tmp_path):
     run(commands[0])
     run(commands[1])
     experiment = tmp_path / "small.yaml"
-    settings = {"train": [store], "validation": [store], "test": [store], "label": "full"}
+    settings = {"train": [store], "test": [store], "label": "full"}
     settings |= {"model": {"name": "resattunet", "width": 4, "depth": 2}, "epochs": 1}
     settings |= {"tiles": {"size": 64, "batch": 1}}
     experiment.write_text(yaml.safe_dump(settings))

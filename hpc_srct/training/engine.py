@@ -60,6 +60,23 @@ class Ranks:
             torch.distributed.barrier(group=self.control)
 
 
+@contextlib.contextmanager
+def environment_restored() -> Iterator[None]:
+    """Take back what `start` sets in the environment.
+
+    A process that trains and then starts others must not hand them its own meeting place.
+    """
+    former = {name: os.environ.get(name) for name in ranks.torch_environment()}
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def start() -> Ranks:
     """Join the training ranks that this process was started with, or be alone.
 

@@ -50,13 +50,14 @@ def train(settings: ExperimentSettings, run_dir: Path | str, resume: bool = Fals
     Stopped
         A signal or the time limit: the state is saved, ``resume`` goes on.
     """
-    where = engine.start()
-    with _one_voice(where), Stopping(settings.time_limit) as stopping:
-        training = Training(parts.build(settings, Path(run_dir), where, resume), stopping)
-        try:
-            training.run()
-        finally:
-            training.close()
+    with engine.environment_restored():
+        where = engine.start()
+        with _one_voice(where), Stopping(settings.time_limit) as stopping:
+            training = Training(parts.build(settings, Path(run_dir), where, resume), stopping)
+            try:
+                training.run()
+            finally:
+                training.close()
 
 
 class Training:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from hpc_srct.settings.experiment import ExperimentSettings
 
+TORCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 class Process:
     """A training process."""
@@ -51,7 +53,7 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            env={k: v for k, v in os.environ.items() if k not in TORCH} | {"OMP_NUM_THREADS": "1"},
         )
         self._born = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training.tiny_runs import lines, make_store, same, tiny
@@ -51,7 +53,9 @@ def test_stopped_and_resumed_mid_epoch_is_the_undisturbed_run(stores, tmp_path, 
 
 
 def test_the_model_of_the_best_validation_is_given_away(stores, tmp_path):
+    before = dict(os.environ)
     train(tiny(stores, tensorboard=True), tmp_path / "run")
+    assert {k for k in os.environ.keys() - before.keys() if k != "DS_ACCELERATOR"} == set()
     curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     losses = [event.value for event in curves.Scalars("train/loss")]
     assert losses == pytest.approx([s["loss"] for s in lines(tmp_path / "run")])

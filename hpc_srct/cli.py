@@ -151,13 +151,27 @@ def preprocess(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="STORE", help="Folder to write.")],
     overrides: Overrides = None,
     config: Config = None,
+    centres: Annotated[
+        str | None,
+        typer.Option(
+            "--try-centres",
+            metavar="FIRST:LAST:STEP",
+            help="Only draw one slice with several rotation centres, as STORE.png.",
+        ),
+    ] = None,
 ) -> None:
     """Reconstruct a scan, low-dose and in full, into a slice store; alone or on MPI ranks."""
     from hpc_srct.preprocessing import preprocess as run
+    from hpc_srct.preprocessing import try_centres
     from hpc_srct.settings.preprocessing import PreprocessingSettings
 
     with _ranks_together() as ranks:
-        run(scan, out, load(PreprocessingSettings, config, overrides or ()), ranks)
+        settings = load(PreprocessingSettings, config, overrides or ())
+        if centres is not None:
+            if ranks.rank == 0:
+                console.say(f"{try_centres(scan, out, centres, settings)}: contact sheet written.")
+            return
+        run(scan, out, settings, ranks)
         console.say(f"{out}: slice store complete.", rank=ranks.rank)
 
 

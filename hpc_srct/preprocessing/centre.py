@@ -39,8 +39,8 @@ def centre_of(
             "method": f"{stitched.method}, stitched",
             "note": stitched.note,
         }
-    if settings.centre != "auto":
-        value = float(settings.centre)
+    value = settings.centre_among_chosen()
+    if value is not None:
         if not 0 <= value <= scan.n_columns - 1:
             raise InputError(
                 f"centre: {value:g} is off the detector of {scan.path} (0 to {scan.n_columns - 1})."

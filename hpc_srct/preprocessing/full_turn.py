@@ -144,8 +144,9 @@ def stitched_where_aside(
     """
     if AngleSummary.of(scan.angles).turn != "full":
         return scan
-    if settings.centre != "auto":
-        centre = CentreEstimate(float(settings.centre), 0.0, False, "given", "")
+    given = settings.centre_among_chosen()
+    if given is not None:
+        centre = CentreEstimate(given, 0.0, False, "given", "")
     else:
         sinograms = some_sinograms(scan, settings.floor, Communicator(), Times())
         last = scan.n_columns - 1

@@ -67,6 +67,8 @@ class _Passes:
         self.row_wise = RowWise(
             scan.angles, scan.n_columns, record.centre["value"], settings, times
         )
+        # What the writer calls rows are the detector's; the scan's may be binned.
+        self.rows = writer.rows // settings.binning
         self.dose = Dose(**record.dose) if record.dose else None
         truth = scan.truth(slice(0, 1))
         self.has_truth = truth is not None and truth.shape[1:] == writer.size
@@ -111,7 +113,7 @@ class _Passes:
             for i in range(0, count, 2):
                 here = slice(first + i, first + min(i + 2, count))
                 low = None if low_sinograms is None else low_sinograms[here]
-                row = int(self.writer.rows[portion.start + i])
+                row = int(self.rows[portion.start + i])
                 self._make_pair(sinograms[here], low, place + i, row)
                 steps.advance(here.stop - here.start)
             if portion.stop == block.stop:
@@ -140,7 +142,7 @@ class _Passes:
             np.concatenate([np.arange(p.start, p.stop) for p in share] or [np.arange(0)])
             for share in this_pass
         ]
-        rows = self.writer.rows[np.concatenate(slices_of)]
+        rows = self.rows[np.concatenate(slices_of)]
         ends = np.cumsum([len(slices) for slices in slices_of])
         shares = [
             slice(int(end) - len(slices), int(end))
@@ -174,7 +176,7 @@ class _Passes:
         if not self.plan.staged:
             yield self.scan
             return
-        rows = self.writer.rows
+        rows = self.rows
         staged = stage(
             self.scan,
             range(int(rows[0]), int(rows[-1]) + 1),

@@ -27,6 +27,7 @@ from hpc_srct.preprocessing.lock import StoreLock
 from hpc_srct.preprocessing.passes import work_through
 from hpc_srct.preprocessing.plan import MIB, Plan, Work, make_plan
 from hpc_srct.preprocessing.record import Record, changed_source, check_same, read_record
+from hpc_srct.preprocessing.reduced import reduced
 from hpc_srct.preprocessing.usage import give_back_freed_memory, peak_memory, used_memory
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan, open_scan
@@ -104,9 +105,10 @@ def preprocess(
     communicator = communicator or Communicator()
     out = Path(out)
     with contextlib.ExitStack() as held:
-        scan = together(communicator, lambda: _opened(scan_path, settings))
+        scan = together(communicator, lambda: opened(scan_path, settings))
         rows = settings.chosen_rows(scan.n_rows)
-        writer = StoreWriter(out, len(rows), (scan.n_columns, scan.n_columns), np.array(rows))
+        size = (scan.n_columns, scan.n_columns)
+        writer = StoreWriter(out, len(rows), size, np.array(rows) * settings.binning)
         task = together(communicator, lambda: _begin(scan, writer, settings, held))
         if not task.blocks and (out / MASTER).is_file():
             console.say(f"{out}: is complete already.", rank=communicator.rank)
@@ -142,7 +144,7 @@ def work_of(scan: Scan, settings: PreprocessingSettings, base: int | None = None
         n_low=len(settings.low_views(scan.n_views)),
         columns=scan.n_columns,
         frame_rows=scan.n_rows,
-        item=np.dtype(scan.dtype).itemsize,
+        item=getattr(scan, "bytes_read", np.dtype(scan.dtype).itemsize),
         chunked_by_frame=scan.chunked_by_frame,
         flat_frames=max(scan.n_flats, scan.n_darks),
         flat_groups=max(len(groups), 1) + 1,
@@ -157,7 +159,7 @@ def work_of(scan: Scan, settings: PreprocessingSettings, base: int | None = None
     )
 
 
-def _opened(scan_path: Path | str, settings: PreprocessingSettings) -> Scan:
+def opened(scan_path: Path | str, settings: PreprocessingSettings) -> Scan:
     """Open a scan and check that the settings fit it."""
     scan = open_scan(
         scan_path,
@@ -166,6 +168,7 @@ def _opened(scan_path: Path | str, settings: PreprocessingSettings) -> Scan:
         without_flats=settings.without_flats,
         without_darks=settings.without_darks,
     )
+    scan = reduced(scan, settings)
     settings.chosen_rows(scan.n_rows)
     if scan.n_flats:
         scan.darks(slice(0, 1))

@@ -39,21 +39,21 @@ class StagedFrames:
         self._dtype = np.dtype(scan.dtype)
 
     def projections(self, views: np.ndarray, rows: slice) -> np.ndarray:
-        """Read (view, row, column) of a run of views."""
-        first, count = self._run(views)
-        out = np.empty((count, rows.stop - rows.start, self._n_columns), self._dtype)
-        line = np.empty((count, self._n_columns), self._dtype)
+        """Read (view, row, column)."""
+        first, last = int(np.min(views)), int(np.max(views))
+        out = np.empty((len(views), rows.stop - rows.start, self._n_columns), self._dtype)
+        span = np.empty((last + 1 - first, self._n_columns), self._dtype)
         with open(self.path, "rb", buffering=0) as file:
             for i, row in enumerate(range(rows.start, rows.stop)):
                 file.seek(self._place(row, first))
-                if file.readinto(line) != line.nbytes:
+                if file.readinto(span) != span.nbytes:
                     raise MachineError(f"{self.path}: is cut short; run again to copy it anew.")
-                out[:, i] = line
+                out[:, i] = span[views - first]
         return out
 
     def put(self, views: np.ndarray, frames: np.ndarray) -> None:
         """Write a run of views, all rows."""
-        first, _ = self._run(views)
+        first = int(views[0])
         with open(self.path, "rb+", buffering=0) as file:
             for i in range(self._n_rows):
                 line = memoryview(np.ascontiguousarray(frames[:, i])).cast("B")
@@ -64,10 +64,6 @@ class StagedFrames:
     def _place(self, row: int, view: int) -> int:
         at = (row - self._first) * self._n_views + view
         return at * self._n_columns * self._dtype.itemsize
-
-    @staticmethod
-    def _run(views: np.ndarray) -> tuple[int, int]:
-        return int(views[0]), len(views)
 
 
 def stage(

@@ -7,6 +7,7 @@ only with the same result settings, on any number of ranks and in any memory.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from hpc_srct.errors import InputError
 from hpc_srct.settings.base import Settings
 
 _EVERY = re.compile(r"1/(?P<step>\d+)(\+(?P<offset>\d+))?")
-_ROWS = re.compile(r"(?P<first>\d*):(?P<stop>\d*)")
+_RANGE = re.compile(r"(?P<first>\d*):(?P<stop>\d*)")
 _MEMORY = re.compile(r"(?P<value>\d+(\.\d+)?)\s*(?P<unit>[kMGT]i?B|B)?", re.IGNORECASE)
 
 # Change how the result is made, never the result.
@@ -55,6 +56,14 @@ class PreprocessingSettings(Settings):
     )
     rows: str | None = Field(
         default=None, description="Detector rows FIRST:STOP (STOP left out); null for all."
+    )
+    columns: str | None = Field(
+        default=None, description="Detector columns FIRST:STOP; null for all."
+    )
+    binning: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description="Add up so many rows and columns to one pixel. `rows`, `columns` and `centre`"
+        " still count the detector's own pixels.",
     )
     sinogram: bool = Field(default=True, description="Keep the low-dose sinogram and its angles.")
     angle_range: tuple[float, float] | None = Field(
@@ -142,7 +151,7 @@ class PreprocessingSettings(Settings):
                 raise ValueError("a view is named twice")
         return value
 
-    @field_validator("rows", mode="before")
+    @field_validator("rows", "columns", mode="before")
     @classmethod
     def _open_end(cls, value: Any) -> Any:
         # YAML reads 90: as a mapping.
@@ -150,10 +159,10 @@ class PreprocessingSettings(Settings):
             return f"{next(iter(value))}:"
         return value
 
-    @field_validator("rows")
+    @field_validator("rows", "columns")
     @classmethod
-    def _rows_readable(cls, value: str | None) -> str | None:
-        if value is not None and not _ROWS.fullmatch(value.strip()):
+    def _range_readable(cls, value: str | None) -> str | None:
+        if value is not None and not _RANGE.fullmatch(value.strip()):
             raise ValueError("expected FIRST:STOP, for example 100:200")
         return value
 
@@ -198,20 +207,45 @@ class PreprocessingSettings(Settings):
         return chosen
 
     def chosen_rows(self, n_rows: int) -> range:
-        """Choose the detector rows.
+        """Choose the rows, counted after binning.
+
+        Parameters
+        ----------
+        n_rows
+            Rows of the scan after binning.
 
         Raises
         ------
         InputError
             The scan has no such rows.
         """
-        if self.rows is None:
-            return range(n_rows)
-        match = _ROWS.fullmatch(self.rows.strip())
-        first, stop = int(match["first"] or 0), int(match["stop"] or n_rows)
-        if not first < stop <= n_rows:
-            raise InputError(f"rows: {self.rows} expected within 0:{n_rows}, at least one row.")
-        return range(first, stop)
+        most = n_rows * self.binning + self.binning - 1 if self.binning > 1 else n_rows
+        inside = _range("rows", self.rows, most, n_rows * self.binning)
+        chosen = range(-(-inside.start // self.binning), inside.stop // self.binning)
+        if not chosen:
+            raise InputError(f"rows: {self.rows} holds no {self.binning} rows to add up.")
+        return chosen
+
+    def chosen_columns(self, n_columns: int) -> range:
+        """Choose the detector columns.
+
+        Raises
+        ------
+        InputError
+            The scan has no such columns.
+        """
+        return _range("columns", self.columns, n_columns, n_columns)
+
+    def centre_among_chosen(self) -> float | None:
+        """Give the centre that the settings name, counted after the columns' choice and binning.
+
+        None where it is to be found.
+        """
+        if self.centre == "auto":
+            return None
+        first = _range("columns", self.columns, sys.maxsize, sys.maxsize).start
+        # The middle of an N-pixel detector is (N − 1)/2 before and after.
+        return (float(self.centre) - first + 0.5) / self.binning - 0.5
 
     def padding_columns(self, columns: int) -> int:
         """Say by how many columns a sinogram is continued on each side."""
@@ -220,6 +254,14 @@ class PreprocessingSettings(Settings):
     def result(self) -> dict[str, Any]:
         """Give the settings that decide the result, as plain values."""
         return {key: value for key, value in self.dump().items() if key not in HOW}
+
+
+def _range(name: str, text: str | None, most: int, default_stop: int) -> range:
+    match = _RANGE.fullmatch((text or ":").strip())
+    first, stop = int(match["first"] or 0), int(match["stop"] or default_stop)
+    if not first < stop <= most:
+        raise InputError(f"{name}: {text} expected within 0:{default_stop}, at least one.")
+    return range(first, stop)
 
 
 def bytes_of(text: str) -> int:

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -98,6 +99,8 @@ def start() -> Ranks:
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    # DeepSpeed calls collectives by names that torch is about to change: nothing a user can mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     # No compiled op is needed: Adam is torch's, and gloo does the work of shm_comm. Said here,
     # DeepSpeed does not try a compiler on each of them.
     deepspeed.ops.__compatible_ops__ = collections.defaultdict(bool)

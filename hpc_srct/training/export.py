@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from hpc_srct import console
+from hpc_srct.errors import InputError
 from hpc_srct.models.files import load_weights, save_model
 from hpc_srct.settings.experiment import ExperimentSettings
 from hpc_srct.slices import SliceStore
@@ -99,6 +101,15 @@ class BestModels:
         for file in self.folder.glob("best-*"):
             if file.stem not in kept:
                 file.unlink(missing_ok=True)
+
+    def is_there(self, entry: dict[str, Any]) -> bool:
+        """Tell whether a model is still there and whole; say so where it is not."""
+        try:
+            self.weights(entry)
+        except InputError as error:
+            console.warn(f"{error}\nThe last weights are given away instead of the best.")
+            return False
+        return True
 
     def weights(self, entry: dict[str, Any]) -> dict[str, Tensor]:
         """Read a model's weights back."""

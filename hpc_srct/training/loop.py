@@ -194,7 +194,7 @@ class Training:
         """Write the model of the best validation, or without validation the last one."""
         progress, best = self.progress, self.parts.best_models
         moment = {"step": progress.step, "epoch": progress.epoch, "chosen": "last"}
-        if progress.best:
+        if progress.best and parts.together(self.ranks, lambda: best.is_there(progress.best[0])):
             moment = export.moment(progress.best[0]) | {"chosen": "best validation PSNR"}
         if moment["step"] == progress.step:
             weights = self.engine.state_dict()

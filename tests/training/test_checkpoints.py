@@ -84,6 +84,16 @@ def test_keep_last_and_keep_best(stores, tmp_path):
     assert sorted(p.name for p in (tmp_path / "run/checkpoints").glob("*.safetensors")) == best
 
 
+def test_a_lost_best_model_does_not_lose_the_run(stores, run, capfd):
+    best = json.loads((run / "model.json").read_text())["provenance"]["step"]
+    (run / "model.safetensors").unlink()
+    for file in (run / "checkpoints").glob("best-*"):
+        file.unlink()
+    train(tiny(stores, epochs=2), run, resume=True)
+    assert f"best-{best:08d}.safetensors" in capfd.readouterr().err
+    assert json.loads((run / "model.json").read_text())["provenance"]["chosen"] == "last"
+
+
 def test_another_runs_checkpoint_is_refused(stores, run, tmp_path):
     train(tiny(stores, epochs=2), tmp_path / "other")
     shutil.rmtree(run / "checkpoints")

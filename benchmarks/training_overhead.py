@@ -3,8 +3,8 @@
     python benchmarks/training_overhead.py --models unet resattunet --precisions O0
 
 Same network, batch, precision, seed and data; the two take turns, step by step, so that other
-users of the machine meet both alike. Adam is the same (torch's, fused). In half precision the bare loop
-keeps fp32 masters, and in O2 multiplies its loss by a fixed 2**16. On a CPU one thread is used
+users of the machine meet both alike. Adam is the same (torch's, fused). In half precision the bare
+loop keeps fp32 masters, and in O2 multiplies its loss by a fixed 2**16. On a CPU one thread is used
 and processor time counts; on a GPU the wall clock. The parts of a step are timed apart, to show
 where the difference is.
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +50,8 @@ class PairedSlices:
     ----------
     pairs : list of Pair
         Those without NaN.
+    bytes : int
+        Size of all of them.
     left_out : list of str
         What was left out, each as ``STORE: row R``.
 
@@ -94,8 +96,8 @@ class PairedSlices:
             for k, store in enumerate(self.stores)
             for i in range(store.n_slices)
         ]
-        size = sum(8 * store.n_slices * store.size[0] * store.size[1] for store in self.stores)
-        self._cache: dict[Pair, np.ndarray] | None = {} if size <= cache_bytes else None
+        self.bytes = sum(8 * s.n_slices * s.size[0] * s.size[1] for s in self.stores)
+        self._cache: dict[Pair, np.ndarray] | None = {} if self.bytes <= cache_bytes else None
         self.left_out: list[str] = []
 
     @property
@@ -103,10 +105,13 @@ class PairedSlices:
         """Whether the slices are kept in memory."""
         return self._cache is not None
 
-    def spoiled(self, part: slice = slice(None)) -> list[Pair]:
+    def spoiled(
+        self, part: slice = slice(None), advance: Callable[[], None] = lambda: None
+    ) -> list[Pair]:
         """Look for NaN in a part of the pairs, reading (and keeping) each of them."""
         bad = []
         for pair in self.pairs[part]:
+            advance()
             both = self._read(pair, None)
             if not np.isfinite(both).all():
                 bad.append(pair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from hpc_srct.training.engine import Engine, Ranks
 from hpc_srct.training.losses import Loss
 
 T = TypeVar("T")
+
+# Bytes that take long enough to read for a progress bar.
+_LONG_READ = 2e9
 
 
 @dataclass
@@ -165,7 +169,13 @@ def _data(settings: ExperimentSettings, where: Ranks) -> tuple[PairedSlices, Pai
 def _leave_out_nan(slices: PairedSlices, where: Ranks) -> None:
     # A rank that keeps the slices reads all of them; else the ranks share the reading.
     share = slice(None) if slices.cached else slice(where.rank, None, where.size)
-    slices.leave_out(pair for bad in where.gather(slices.spoiled(share)) for pair in bad)
+    shown = contextlib.nullcontext()
+    if slices.bytes > _LONG_READ:
+        total = len(slices.pairs[share])
+        shown = console.progress(f"reading {slices.role} slices", total, rank=where.rank)
+    with shown as steps:
+        spoiled = slices.spoiled(share, *([steps.advance] if steps else []))
+    slices.leave_out(pair for bad in where.gather(spoiled) for pair in bad)
     if slices.left_out:
         named = "; ".join(slices.left_out[:8]) + ("; …" if len(slices.left_out) > 8 else "")
         console.warn(

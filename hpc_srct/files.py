@@ -69,6 +69,16 @@ def written_aside(path: Path | str) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write a text file whole or not at all."""
     with written_aside(path) as aside:

@@ -127,6 +127,17 @@ def override(tree: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]
     return tree
 
 
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Spell a tree out as ``a.b`` keys, as they are written on the command line."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value
+    return leaves
+
+
 def load(
     kind: type[S],
     path: str | Path | None = None,

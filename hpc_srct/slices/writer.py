@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import h5py
 import numpy as np
 
 from hpc_srct.errors import InputError, MachineError
+from hpc_srct.files import sync_folder
 from hpc_srct.hdf5 import AsideFile, hdf5_written_aside
 from hpc_srct.slices.blocks import (
     CHUNK,
@@ -101,7 +101,7 @@ class StoreWriter:
             shard = BlockWriter(file, len(self.block_slices(block)), self.size, path)
             yield shard
             shard.check_whole()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def write_block(
         self,
@@ -203,7 +203,7 @@ class StoreWriter:
                 entry.attrs["default"] = shown
             entry.attrs["complete"] = True
             file.attrs["complete"] = True
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
     def _shard_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         missing = self.blocks_to_do()
@@ -330,13 +330,3 @@ def _annotate(
     group["x"] = (np.arange(width) - (width - 1) / 2) * step
     for axis in ("y", "x"):
         group[axis].attrs["units"] = units
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the file system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

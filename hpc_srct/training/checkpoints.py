@@ -24,7 +24,7 @@ import torch
 
 from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError
-from hpc_srct.files import machine_error, write_text
+from hpc_srct.files import machine_error, sync_folder, write_text
 from hpc_srct.training.engine import Engine, Ranks
 
 FORMAT = 1
@@ -116,7 +116,7 @@ class Checkpoints:
                     "files": _files(aside),
                 }
                 write_text(aside / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-                _sync(aside)
+                sync_folder(aside)
                 self._publish(aside, name)
             self.ranks.barrier()
         self.save_seconds = time.monotonic() - began
@@ -127,9 +127,9 @@ class Checkpoints:
         if final.exists():
             self._remove(final)
         aside.replace(final)
-        _sync(self.folder)
+        sync_folder(self.folder)
         write_text(self.folder / POINTER, name + "\n")
-        _sync(self.folder)
+        sync_folder(self.folder)
         for old in self._folders()[self.keep_last :]:
             if old != final:
                 self._remove(old)
@@ -321,13 +321,3 @@ def _verified(folder: Path) -> dict[str, Any]:
 
 def _named(architecture: dict[str, Any]) -> str:
     return f"{architecture['name']} (width {architecture['width']}, depth {architecture['depth']})"
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename last through a power cut, where the file system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -24,6 +24,7 @@ import yaml
 import hpc_srct
 from hpc_srct.errors import InputError
 from hpc_srct.files import refuse_to_overwrite, write_json, write_text
+from hpc_srct.settings.base import flat
 from hpc_srct.settings.experiment import ExperimentSettings
 
 SETTINGS = "settings.yaml"
@@ -124,7 +125,7 @@ def check_settings(run_dir: Path, settings: ExperimentSettings) -> list[str]:
         Something has changed that would make it another training.
     """
     stored = yaml.safe_load((run_dir / SETTINGS).read_text(encoding="utf-8"))
-    before, now = _flat(stored), _flat(settings.dump())
+    before, now = flat(stored), flat(settings.dump())
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     for key in changed:
         if not any(key == free or key.startswith(free + ".") for free in CHANGEABLE):
@@ -165,13 +166,3 @@ def _environment(ranks: int, device: str) -> dict[str, Any]:
         "command": sys.argv,
         "versions": versions(),
     }
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -16,6 +16,7 @@ import yaml
 
 from hpc_srct.errors import InputError
 from hpc_srct.models.files import NAME, load_weights
+from hpc_srct.settings import flat
 
 TITLES = {"unet": "UNet", "resattunet": "ResAttUnet"}
 
@@ -94,10 +95,9 @@ class Run:
         """Give the settings that make it another experiment."""
         if not self.settings:
             return {"model file": str(self.path.resolve())}
-        flat = _flat(self.settings)
         return {
             key: value
-            for key, value in flat.items()
+            for key, value in flat(self.settings).items()
             if not any(key == free or key.startswith(free + ".") for free in _NO_MATTER)
         }
 
@@ -160,13 +160,3 @@ def _with_methods(runs: list[Run]) -> list[Run]:
             for number in members:
                 named[number] = replace(runs[number], method=title + extra)
     return named
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -9,7 +9,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,21 +66,37 @@ def versions(*names: str) -> dict[str, str]:
 
 
 def timed(work: Callable[[], Any], repeats: int = 3) -> dict[str, float]:
-    """Run `work` and give its best and median time, and its least processor time, in seconds.
+    """Time one piece of work; see `timed_in_turns`."""
+    return timed_in_turns({"": work}, repeats)[""]
 
-    On a machine that others share the processor time of a single thread is the steadier one.
+
+def timed_in_turns(
+    works: Mapping[str, Callable[[], Any]], repeats: int = 3
+) -> dict[str, dict[str, float]]:
+    """Time several pieces of work, taking turns, so that a busy minute hits all of them.
+
+    Returns
+    -------
+    dict
+        For each: ``best_s`` and ``median_s``, wall; ``cpu_s``, least processor time, which on a
+        machine that others share is the steadier one for work on a single thread.
     """
-    walls, processor_times = [], []
+    walls: dict[str, list[float]] = {name: [] for name in works}
+    own: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
-        wall, own = time.perf_counter(), time.process_time()
-        work()
-        walls.append(time.perf_counter() - wall)
-        processor_times.append(time.process_time() - own)
+        for name, work in works.items():
+            wall, processor_time = time.perf_counter(), time.process_time()
+            work()
+            walls[name].append(time.perf_counter() - wall)
+            own[name].append(time.process_time() - processor_time)
     return {
-        "best_s": min(walls),
-        "median_s": statistics.median(walls),
-        "cpu_s": min(processor_times),
-        "repeats": repeats,
+        name: {
+            "best_s": min(walls[name]),
+            "median_s": statistics.median(walls[name]),
+            "cpu_s": min(own[name]),
+            "repeats": repeats,
+        }
+        for name in works
     }
 
 

@@ -170,7 +170,8 @@ def _remove_all(sinogram: Sinogram, snr: float, large: int, small: int, drop: fl
     usual = smooth[:, inner].mean(axis=1, dtype=np.float64)
     factor = np.divide(level, usual, out=np.ones_like(level), where=usual != 0)
     stripes = scipy.ndimage.binary_dilation(find_stripes(factor, snr))
-    if (factor <= 0).any():
+    factor[factor == 0] = 1  # nothing to bring to its neighbours' level
+    if (factor < 0).any():
         # A factor that is not positive turns a column's order round: sort what comes of it.
         columns /= factor[:, None].astype(np.float32)
         columns[stripes] = _unsorted(smooth, views)[stripes]

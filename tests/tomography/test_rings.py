@@ -134,6 +134,15 @@ def test_dead_columns_are_filled_from_their_neighbours():
         assert np.abs(dirty[:, dead] - clean[:, dead]).mean() > 0.3
 
 
+@pytest.mark.parametrize("level", [0.0, -0.5])
+def test_columns_at_and_below_zero_stay_numbers(level):
+    dirty, _ = striped()
+    dirty[:, 120:123] = level
+    dirty = without_ties(dirty)
+    dirty[:, 30:33] = 0
+    assert np.isfinite(rings.remove_stripes_all(dirty)).all()
+
+
 def test_nothing_is_found_in_a_line_without_noise():
     assert not rings.find_stripes(np.ones(100), 3.0).any()
     factor = 1 + 0.01 * np.random.default_rng(0).standard_normal(100)

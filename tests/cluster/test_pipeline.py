@@ -58,6 +58,18 @@ def test_embedded_and_own_mpi_make_the_same_store_and_none_is_refused(user, scan
         np.testing.assert_array_equal(volume, other[name])
 
 
+def test_a_preprocessing_that_is_told_to_stop_is_requeued_and_completes(user, scan, wait):
+    store = user.folder / "store"
+    job = user.submit("preprocess", scan, store, "views=1/6")
+    tasks = ("pgrep", "-f", r"^[^ ]*python[^ ]* -m hpc_srct preprocess")
+    wait("its tasks have started", lambda: user.do(*tasks, check=False).stdout, 120)
+    user.do("scancel", "--signal=TERM", job)
+    user.until(job, "COMPLETED", "FAILED")
+    assert user.state(job) == "COMPLETED", user.log(job)
+    assert "; requeued." in user.log(job)
+    assert all(np.isfinite(volume).all() for volume in volumes(store).values())
+
+
 @pytest.fixture
 def road(user, scan) -> list[object]:
     """A scan's whole road: the experiment trains on the scan's own store."""

@@ -25,7 +25,7 @@ def test_an_array_task_stops_requeues_and_ends_as_if_undisturbed(
         "nodes": 2,
         "tasks_per_node": 1,
         "parallel": 1,
-        "evaluate": [],
+        "evaluate": ["validation"],
     }
     file = user.folder / "sweep.yaml"
     file.write_text(yaml.safe_dump(tree))
@@ -54,7 +54,12 @@ def test_an_array_task_stops_requeues_and_ends_as_if_undisturbed(
     # Called again, nothing is submitted; what was lost is made again.
     assert "0 of 2 runs submitted" in user.do(*srct, "--site", "site.yaml").stdout
     sweep.conclude(found)
-    assert (folder / "results.md").read_text().count("| done |") == 2
+    results = (folder / "results.md").read_text()
+    assert results.count("| done |") == 2
+    assert "PSNR (dB), validation vs truth" in results
+    table = (folder / "evaluation" / "table.md").read_text()
+    assert "UNet" in table
+    assert "±" in table, "two seeds make one row"
     shown = user.do(*srct, "--status").stdout
     assert "2 done" in shown
 

@@ -63,14 +63,19 @@ def test_cancelled_then_a_rank_killed_then_undisturbed(user, experiment, undistu
     same(run, undisturbed)
 
 
-def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(user, experiment):
-    """Stopped before its first step in two lives: it ends, and says why."""
+def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(user, experiment, wait):
+    """Told to stop while it still loads, in two lives: it ends, and says why."""
     run = user.folder / "run"
-    job = user.submit("train", experiment, run, "time_limit=0.01s", nodes=1)
-    user.until(job, "FAILED", within_s=240)
+    job = user.submit("train", experiment, run, nodes=1)
+    for _ in range(2):
+        wait("its task has started", user.ranks, 180)
+        user.do("scancel", "--signal=USR2", job)
+        wait("its task has ended", lambda: not user.ranks(), 60)
+    user.until(job, "FAILED", within_s=60)
     log = user.log(job)
-    assert log.count("requeued.") == 1
+    assert log.count("; requeued.") == 1
     assert "no progress between two restarts" in log
+    assert steps(run) == 0
 
 
 def test_ctrl_c_on_a_workstation_saves_and_the_same_command_goes_on(

@@ -97,6 +97,7 @@ def _exchange(
             there = outgoing[start : start + count].reshape(_length(share), here, n_columns)
             there[:] = frames[:, share].swapaxes(0, 1)
     arrivals = _starts(in_counts)
+    wait_for_all(communicator)  # where ranks share processors, one that waits must not spin
     communicator.mpi.Alltoallv(
         [outgoing, (out_counts, starts), MPI.FLOAT],
         [incoming, (in_counts, arrivals), MPI.FLOAT],

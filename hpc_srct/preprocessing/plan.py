@@ -26,7 +26,7 @@ INTERPRETER = 86 * MIB
 # Measured by benchmarks/preprocessing_memory.py: how far the estimate may fall short.
 MARGIN = 1.05
 # Libraries' own buffers, and what the allocator keeps.
-SLACK = 20 * MIB
+SLACK = 6 * MIB
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def projector_bytes(views: int, columns: int, size: int | None = None) -> int:
     """Estimate what the projector of one geometry keeps: points, phases, plans, buffers."""
     size = columns if size is None else size
     samples = max(0.5 * columns + size / math.sqrt(2) + 2, columns + 1)
-    return int(views * (32 * samples + 24 * columns) + 8 * size**2)
+    return int(views * (30 * samples + 14 * columns) + 24 * size**2)
 
 
 def _peak(work: Work, ranks: int, rows: int, piece: int) -> int:
@@ -275,8 +275,8 @@ def _peak(work: Work, ranks: int, rows: int, piece: int) -> int:
     flat_rows = work.frame_rows if work.whole_frames else at_once
     flats = work.flat_groups * flat_rows * work.columns * FLOAT
     frames = flats + _views_at_once(work, at_once, piece) * _bytes_per_view(work, at_once)
-    # Two slices of each kind, and the transform's fine grid.
-    pair = 2 * work.kinds * work.slice_bytes + 13 * work.columns**2
+    # Two slices of each kind, and what a transform needs in passing.
+    pair = 2 * work.kinds * work.slice_bytes + 8 * work.columns**2
     pair += 2 * work.n_low * work.columns * FLOAT
     pair += 2 * work.n_views * FLOAT * (work.cleaned * 4 * work.columns + (wide - work.columns))
     held = rows * work.sinogram_bytes + projectors + max(frames, pair)

@@ -11,7 +11,7 @@ from hpc_srct.preprocessing.plan import INTERPRETER, MIB
 
 # Of mallopt, in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_LARGE = 4 * MIB
+_LARGE = MIB
 
 
 def give_back_freed_memory() -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SITE = {
     "inherit": "sites/generic.yaml",
     "requeue": True,
-    # Slurm 22.05's pmi2 garbled UCX's long addresses once in some 250 starts; libfabric's are short.
+    # Slurm 22.05's pmi2 garbled UCX's long addresses once in 250 starts; libfabric's are short.
     "environment": {"OMP_NUM_THREADS": "1", "MPIR_CVAR_CH4_NETMOD": "ofi"},
     "stop_before_end": "60s",
     "cpu": {"time_limit": "10m", "mem_per_cpu": 1000, "tasks_per_node": 1},

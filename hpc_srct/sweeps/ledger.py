@@ -85,7 +85,7 @@ class Ledger:
 
     def write_settings(self, name: str, settings: Settings) -> None:
         """Fix a run's settings."""
-        text = yaml.safe_dump(settings.dump(), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(settings.dump(), sort_keys=False)
         write_text(self.settings_file(name), text)
 
     def entry(self, name: str) -> Entry | None:

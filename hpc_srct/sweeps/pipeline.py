@@ -103,7 +103,7 @@ def _template(folder: Path, kind: str) -> str:
 
 
 def _text(settings: Settings) -> str:
-    return yaml.safe_dump(settings.dump(), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(settings.dump(), sort_keys=False)
 
 
 def describe(batches: Sequence[Batch]) -> str:

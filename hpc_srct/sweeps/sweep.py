@@ -257,13 +257,9 @@ class Sweep:
         shown = mean if len(mean.rows) < len(table.rows) else table
         console.out.print(shown.rich(self.settings.name))
         judging = self.observer.evaluation()
-        failed = [s for s in found if s.state is State.FAILED]
+        failed = [s for s in found if s.state in (State.FAILED, State.UNKNOWN)]
         for now in [*failed, *([judging] if judging and judging.state is State.FAILED else [])]:
-            console.err.print(f"{now.name}: failed: {now.error}", style="red", markup=False)
-            for line in status.log_tail(now.log):
-                console.err.print(f"    {line}", markup=False)
-            if now.log:
-                console.err.print(f"    ({now.log})", markup=False)
+            self._tell_failure(now)
         for path in self.write_results():
             console.say(f"written: {path}")
         if judging and judging.state is State.DONE:
@@ -273,6 +269,14 @@ class Sweep:
                 f"{len(failed)} of {len(found)} runs failed (logs above); the others stand in the "
                 "table.\n--retry-failed submits those again."
             )
+
+    def _tell_failure(self, now: Status) -> None:
+        why = now.error or "Slurm knows nothing of it any more"
+        console.err.print(f"{now.name}: failed: {why}", style="red", markup=False)
+        for line in status.log_tail(now.log):
+            console.err.print(f"    {line}", markup=False)
+        where = now.log or f"no log: can the nodes of the cluster write to {self.ledger.jobs}?"
+        console.err.print(f"    ({where})", markup=False)
 
 
 class _Nothing:

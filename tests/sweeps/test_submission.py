@@ -318,3 +318,24 @@ def test_an_evaluation_that_failed_is_asked_for_again(make, taken, site):
     assert make().submit("slurm", site) == []
     assert sweep.ledger.entry(EVALUATION).job == "107"
     assert "--dependency" not in script(sweep, "107")
+
+
+def test_a_folder_that_cannot_be_written(make, slurm, site, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match="cannot be written"):
+        make(out=str(tmp_path / "file" / "out")).submit("slurm", site)
+    assert slurm.calls("sbatch") == []
+
+
+def test_jobs_that_left_nothing_at_all_are_told_with_a_hint(make, taken, site, monkeypatch, capfd):
+    """The compute nodes cannot write there; or Slurm has forgotten the jobs."""
+    sweep = make(evaluate=[])
+    sweep.submit("slurm", site)
+    taken.answer("sacct", "101_0|FAILED\n101_1|COMPLETED\n")
+    monkeypatch.setattr("hpc_srct.sweeps.sweep._GRACE_S", -2)
+    with pytest.raises(MachineError, match="3 of 3 runs failed"):
+        sweep.conclude(sweep.wait(every=0.01))
+    told = capfd.readouterr().err
+    assert told.count("can the nodes of the cluster write to") == 3
+    assert "Slurm says COMPLETED" in told  # but no outcome was written
+    assert "Slurm knows nothing of it any more" in told

@@ -50,6 +50,7 @@ class StoreLock:
                 "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
         )
+        self._made_folder = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._take()
@@ -64,6 +65,8 @@ class StoreLock:
         with contextlib.suppress(OSError):
             if self.path.read_text() == self._mine:
                 self.path.unlink()
+                if self._made_folder:
+                    self.path.parent.rmdir()  # where nothing came of it: refused unless empty
 
     def __enter__(self) -> StoreLock:
         return self

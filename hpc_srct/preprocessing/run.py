@@ -106,6 +106,7 @@ def preprocess(
     out = Path(out)
     with contextlib.ExitStack() as held:
         scan = together(communicator, lambda: opened(scan_path, settings))
+        held.callback(scan.close)
         rows = settings.chosen_rows(scan.n_rows)
         size = (scan.n_columns, scan.n_columns)
         writer = StoreWriter(out, len(rows), size, np.array(rows) * settings.binning)
@@ -114,8 +115,8 @@ def preprocess(
             console.say(f"{out}: is complete already.", rank=communicator.rank)
             return Summary(0, time.perf_counter() - start)
         times = Times()
-        record = task.record or _recorded(scan, writer, settings, communicator, times)
         plan = together(communicator, lambda: _planned(scan, writer, settings, task, communicator))
+        record = task.record or _recorded(scan, writer, settings, communicator, times)
         if task.blocks:
             work_through(scan, writer, settings, record, plan, communicator, times)
         together(communicator, lambda: _finish(scan, writer, settings, record))
@@ -190,6 +191,11 @@ def _begin(
     else:
         for note in scan.notes:
             console.say(f"note: {note}")
+        if not scan.n_flats and np.issubdtype(scan.dtype, np.integer):
+            console.warn(
+                f"{scan.path}: its projections are whole numbers, and without flats they are"
+                " taken as transmission: the grey values will mean nothing."
+            )
     writer.remove_leftovers()
     return Task(record, writer.blocks_to_do())
 

@@ -260,4 +260,24 @@ def test_a_place_that_cannot_be_written(scan, tmp_path):
 def test_settings_that_do_not_fit_the_scan(scan, tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
         made(scan, tmp_path / "store", *settings)
-    assert not list(tmp_path.glob("store/*.h5"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_counts_without_flats_are_no_transmission(scan, tmp_path, capsys):
+    with h5py.File(scan, "r+") as file:
+        del file["exchange/data_white"]
+        counts = file["exchange/data"][:]
+    words = ["without_flats=true", "centre=23.5", "rows=0:2"]
+    for name, values in (("share", counts / 30000), ("counts", counts.astype(np.uint16))):
+        shutil.copy(scan, tmp_path / f"{name}.h5")
+        with h5py.File(tmp_path / f"{name}.h5", "r+") as file:
+            del file["exchange/data"]
+            file["exchange/data"] = values
+    with pytest.raises(InputError, match="no flat frames"):
+        made(tmp_path / "share.h5", tmp_path / "refused", *words[1:])
+    store = made(tmp_path / "share.h5", tmp_path / "share", *words)
+    right = -np.log(counts[::6, 0] / 30000)
+    np.testing.assert_allclose(store.sinogram(0), right, atol=1e-5)
+    assert "will mean nothing" not in capsys.readouterr().err
+    made(tmp_path / "counts.h5", tmp_path / "counts", *words)
+    assert "the grey values will mean nothing" in capsys.readouterr().err

@@ -36,7 +36,7 @@ def shown_site(tmp_path) -> Site:
 
 def test_the_batch_script_of_the_page(shown_site):
     template = (ROOT / "slurm" / "train.sbatch").read_text()
-    code = Path("/work/me/jobs/code/0123456789ab")
+    code = Path("/data/me/jobs/code/0123456789ab")
     text = batch.render(template, shown_site, "train", nodes=2, code=code)
     [shown] = blocks("slurm.md", "bash")
     assert shown in text
@@ -59,7 +59,7 @@ def test_the_profile_with_an_mpi_of_its_own(shown_site, tmp_path):
 def test_the_sbatch_text_of_a_sweep(shown_site, monkeypatch):
     monkeypatch.setattr("hpc_srct.sweeps.snapshot.planned", lambda folder: folder / "0123456789ab")
     talk = Sweep.from_file("sweeps/talk.yaml")
-    ledger = Ledger(Path("/work/me/sweeps/talk"))
+    ledger = Ledger(Path("/data/me/sweeps/talk"))
     text = sbatch_text(talk.settings, shown_site, ledger, "talk-0a1b2c3d", len(talk.runs))
     [shown] = blocks("sweeps.md", "bash")
     assert shown.rstrip("\n") == text.rstrip("\n")

@@ -20,6 +20,7 @@ from typing import Any
 from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment
 
+from hpc_srct import console
 from hpc_srct.errors import MachineError, SrctError, Stopped
 from hpc_srct.settings.base import load
 from hpc_srct.settings.experiment import ExperimentSettings
@@ -174,5 +175,5 @@ class EvaluateJob(_Job):
             self._failed(error)
             raise
         self.ledger.note_outcome(self.name, self.token, "done")
-        print(result)
+        console.out.print(result)  # its table, into the log
         return str(out)

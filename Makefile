@@ -31,7 +31,7 @@ test-soak: install
 
 test-cluster: install
 	tests/cluster/install.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster --timeout 900
+	SRCT_REQUIRE_CLUSTER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/cluster --timeout 900
 
 wheel: install
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

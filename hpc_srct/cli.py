@@ -247,7 +247,7 @@ def evaluate(
         console.out.print(result)
 
 
-@app.command(epilog="Example:  srct sweep configs/sweeps/talk.yaml --site configs/sites/ihep.yaml")
+@app.command(epilog="Example:  srct sweep configs/sweeps/talk.yaml --site my-site.yaml")
 def sweep(
     settings: Annotated[Path, typer.Argument(metavar="SWEEP.yaml")],
     overrides: Overrides = None,

@@ -311,9 +311,9 @@ def demo(
 def _report(error: BaseException) -> int:
     """Print an error as its user should see it; give the exit code."""
     if isinstance(error, SrctError):
-        style = "yellow" if error.exit_code == 75 else "red"
-        word = "stopped" if error.exit_code == 75 else "error"
-        console.err.print(f"{word}: {error}", style=style, markup=False)
+        # One that stopped says so in its own words.
+        word, style = ("", "yellow") if isinstance(error, Stopped) else ("error: ", "red")
+        console.err.print(f"{word}{error}", style=style, markup=False)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         console.err.print("interrupted", style="yellow")

@@ -30,9 +30,20 @@ class Communicator:
     mpi: Any = None
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
-        if self.mpi is not None:
-            self.mpi.Barrier()
+        """Wait until every rank is here, asleep: MPI's own waiting keeps a processor busy."""
+        if self.mpi is None:
+            return
+        request, pause = self.mpi.Ibarrier(), 1e-4
+        while not request.Test():
+            time.sleep(pause)
+            pause = min(1.5 * pause, 0.02)
+
+    def any(self, value: bool) -> bool:
+        """Tell every rank whether `value` holds on one of them."""
+        if self.mpi is None:
+            return value
+        self.barrier()
+        return any(self.mpi.allgather(value))
 
     def broadcast(self, value: Any, root: int = 0) -> Any:
         """Give every rank the value that `root` holds."""

@@ -6,6 +6,7 @@ a rerun with the same does what is missing, one with another is refused.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -24,6 +25,8 @@ from hpc_srct.files import write_json
 from hpc_srct.models.files import NAME
 from hpc_srct.ranks import Communicator
 from hpc_srct.slices import SliceStore, StoreWriter
+from hpc_srct.slices.lock import StoreLock
+from hpc_srct.stopping import Stopping, stop_together
 
 PLAN = "enhancement.json"
 NAME_IN_STORE = "enhanced"
@@ -63,9 +66,13 @@ def enhance_store(
     Raises
     ------
     InputError
-        No such store or model, shards missing from the input, `out` holds something else.
+        No such store or model, shards missing from the input, `out` holds something else, or
+        another run is writing it.
     MachineError
         The disk is full, the device failed.
+    Stopped
+        Asked to stop (SIGTERM, SIGUSR1, SIGUSR2, Ctrl-C): the blocks that were begun are done,
+        run again to go on.
 
     Notes
     -----
@@ -81,29 +88,49 @@ def enhance_store(
     _check_input(store, name, enhancer)
     plan = _plan(store, name, model_path, enhancer)
     writer = StoreWriter(out, store.n_slices, store.size, store.rows)
-    if ranks.rank == 0:
-        _claim(out, store, plan)
-    ranks.barrier()
-    todo = writer.blocks_to_do()
-    mine = todo[ranks.rank :: ranks.size]
-    # All ranks list what is missing before any of them makes some of it.
-    ranks.barrier()
-
-    count = sum(len(writer.block_slices(block)) for block in mine)
-    with console.progress("enhance", count, rank=ranks.rank) as steps:
-        for block in mine:
-            with writer.block(block) as shard:
-                for place, index in enumerate(writer.block_slices(block)):
-                    result = enhancer.enhance(store.read(name, index), store.scale)
-                    shard.write(NAME_IN_STORE, place, result[None])
-                    shard.note("missing", place, np.array([np.isnan(result).all()], np.int64))
-                    steps.advance()
-    ranks.barrier()
-    if ranks.rank == 0:
-        _finish(writer, store, enhancer, plan, made_some=bool(todo))
-    ranks.barrier()
-    store.close()
+    with contextlib.ExitStack() as held:
+        held.callback(store.close)
+        if ranks.rank == 0:
+            _refuse_others(out, store, plan)
+            held.enter_context(StoreLock(out))
+            _claim(writer, store, plan)
+        ranks.barrier()
+        todo = writer.blocks_to_do()
+        # All ranks list what is missing before any of them makes some of it.
+        ranks.barrier()
+        _work_through(writer, store, name, enhancer, ranks, todo)
+        if ranks.rank == 0:
+            _finish(writer, store, enhancer, plan, made_some=bool(todo))
+        ranks.barrier()
     return SliceStore(out)
+
+
+def _work_through(
+    writer: StoreWriter,
+    store: SliceStore,
+    name: str,
+    enhancer: Enhancer,
+    ranks: Communicator,
+    todo: list[int],
+) -> None:
+    """Make the blocks `todo`, one on each rank at a time; when it returns all are done."""
+    mine = todo[ranks.rank :: ranks.size]
+    count = sum(len(writer.block_slices(block)) for block in mine)
+    with Stopping() as stop, console.progress("enhance", count, rank=ranks.rank) as steps:
+        told = False
+        for turn in range(0, len(todo), ranks.size):
+            stop_together(stop.wanted(), writer.folder, ranks)
+            for block in todo[turn : turn + ranks.size][ranks.rank : ranks.rank + 1]:
+                with writer.block(block) as shard:
+                    for place, index in enumerate(writer.block_slices(block)):
+                        result = enhancer.enhance(store.read(name, index), store.scale)
+                        shard.write(NAME_IN_STORE, place, result[None])
+                        shard.note("missing", place, np.array([np.isnan(result).all()], np.int64))
+                        steps.advance()
+                        if stop.wanted() and not told:
+                            told = True
+                            console.say("stopping when this block is done", rank=ranks.rank)
+    ranks.barrier()
 
 
 def _check_input(store: SliceStore, name: str, enhancer: Enhancer) -> None:
@@ -150,8 +177,18 @@ def _plan(
     }
 
 
-def _claim(out: Path, store: SliceStore, plan: dict[str, Any]) -> None:
-    """Make `out` ours, or find that it is, or refuse."""
+def _claim(writer: StoreWriter, store: SliceStore, plan: dict[str, Any]) -> None:
+    """Make the folder ours; what another run began a moment ago counts, too."""
+    record = writer.folder / PLAN
+    if record.is_file():
+        _refuse_others(writer.folder, store, plan)
+        writer.remove_leftovers()
+    else:
+        write_json(record, {"result": plan})
+
+
+def _refuse_others(out: Path, store: SliceStore, plan: dict[str, Any]) -> None:
+    """Refuse a folder that holds anything but the same enhancement, begun or done."""
     record = out / PLAN
     if out.resolve() == store.path.resolve():
         raise InputError(f"{out}: is the input; choose another folder for the enhanced store.")
@@ -168,13 +205,10 @@ def _claim(out: Path, store: SliceStore, plan: dict[str, Any]) -> None:
                 f"{out}: was made with another {' and '.join(_WORDS[key] for key in changed)};"
                 " choose another folder, or remove it first."
             )
-        StoreWriter(out, store.n_slices, store.size, store.rows).remove_leftovers()
-        return
-    if out.is_dir() and any((out / part).exists() for part in ("slices.h5", "shards")):
+    elif any((out / part).exists() for part in ("slices.h5", "shards")):
         raise InputError(
             f"{out}: exists and is not an enhanced store; choose another folder, or remove it."
         )
-    write_json(record, {"result": plan})
 
 
 _WORDS = {

@@ -7,7 +7,6 @@ the buffers stay small and every message stays below MPI's 2³¹ elements.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,7 +96,7 @@ def _exchange(
             there = outgoing[start : start + count].reshape(_length(share), here, n_columns)
             there[:] = frames[:, share].swapaxes(0, 1)
     arrivals = _starts(in_counts)
-    wait_for_all(communicator)  # where ranks share processors, one that waits must not spin
+    communicator.barrier()  # where ranks share processors, one that waits must not spin
     communicator.mpi.Alltoallv(
         [outgoing, (out_counts, starts), MPI.FLOAT],
         [incoming, (in_counts, arrivals), MPI.FLOAT],
@@ -116,21 +115,11 @@ def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(counts.dtype)
 
 
-def wait_for_all(communicator: Communicator) -> None:
-    """Wait until every rank is here, asleep: MPI's own waiting keeps a processor busy."""
-    if communicator.size == 1:
-        return
-    request, pause = communicator.mpi.Ibarrier(), 1e-4
-    while not request.Test():
-        time.sleep(pause)
-        pause = min(1.5 * pause, 0.02)
-
-
 def total(values: np.ndarray, communicator: Communicator) -> np.ndarray:
     """Add whole numbers over the ranks (exact in any order)."""
     if communicator.size == 1:
         return values
-    wait_for_all(communicator)
+    communicator.barrier()
     summed = np.empty_like(values)
     communicator.mpi.Allreduce(values, summed)
     return summed
@@ -153,7 +142,7 @@ def together(communicator: Communicator, work: Callable[[], Any]) -> Any:
         if error is not None:
             raise error
         return value
-    wait_for_all(communicator)
+    communicator.barrier()
     failed, value = communicator.broadcast((error, value))
     if error is not None:
         raise error

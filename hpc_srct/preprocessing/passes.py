@@ -11,14 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from hpc_srct import console
-from hpc_srct.errors import Stopped
 from hpc_srct.preprocessing.dose import Dose
-from hpc_srct.preprocessing.exchange import total
 from hpc_srct.preprocessing.frames import FrameSource, Times
 from hpc_srct.preprocessing.plan import Pass, Plan
 from hpc_srct.preprocessing.record import Record
 from hpc_srct.preprocessing.rows import RowWise
-from hpc_srct.preprocessing.signals import StopRequest
 from hpc_srct.preprocessing.sinograms import SinogramReader
 from hpc_srct.preprocessing.staging import stage, unstage
 from hpc_srct.ranks import Communicator
@@ -26,6 +23,7 @@ from hpc_srct.scan import Scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import StoreWriter
 from hpc_srct.slices.writer import BlockWriter
+from hpc_srct.stopping import Stopping, stop_together
 
 
 def work_through(
@@ -77,23 +75,25 @@ class _Passes:
         """Work through the passes."""
         slices = sum(p.stop - p.start for one in self.plan.passes for share in one for p in share)
         with (
-            StopRequest() as stop,
+            Stopping() as stop,
             self._frame_source() as source,
             contextlib.ExitStack() as open_shard,
             console.progress("preprocess", slices, rank=self.communicator.rank) as steps,
         ):
             for this_pass in self.plan.passes:
                 if self._begins_blocks(this_pass):
-                    self._stop_together(stop.asked or self.leaves_off)
+                    stop_together(
+                        stop.wanted() or self.leaves_off, self.writer.folder, self.communicator
+                    )
                 steps.advance(0, "reading")
                 self._one_pass(this_pass, source, stop, open_shard, steps)
-            self._stop_together(self.leaves_off)
+            stop_together(self.leaves_off, self.writer.folder, self.communicator)
 
     def _one_pass(
         self,
         this_pass: Pass,
         source: FrameSource,
-        stop: StopRequest,
+        stop: Stopping,
         open_shard: contextlib.ExitStack,
         steps: console.Steps,
     ) -> None:
@@ -103,7 +103,7 @@ class _Passes:
         for portion in this_pass[self.communicator.rank]:
             block = self.writer.block_slices(portion.block)
             begins = portion.start == block.start
-            self.leaves_off = self.leaves_off or (stop.asked and begins)
+            self.leaves_off = self.leaves_off or (stop.wanted() and begins)
             if self.leaves_off:
                 return
             if begins:
@@ -126,13 +126,6 @@ class _Passes:
         """Tell a pass that begins blocks from one that goes on with them (little memory)."""
         first = next(portion for share in this_pass for portion in share)
         return first.start == self.writer.block_slices(first.block).start
-
-    def _stop_together(self, asked: bool) -> None:
-        """Stop all ranks where one was asked to; also waits until all are here."""
-        if total(np.array([int(asked)]), self.communicator)[0]:
-            stopped = Stopped(f"{self.writer.folder}: stopped as asked; run again to go on.")
-            stopped.on_every_rank = self.communicator.size > 1
-            raise stopped
 
     def _read(
         self, source: FrameSource, this_pass: Pass

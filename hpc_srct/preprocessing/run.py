@@ -23,7 +23,6 @@ from hpc_srct.preprocessing.dose import measure_dose
 from hpc_srct.preprocessing.exchange import together
 from hpc_srct.preprocessing.frames import Times
 from hpc_srct.preprocessing.full_turn import stitched_where_aside
-from hpc_srct.preprocessing.lock import StoreLock
 from hpc_srct.preprocessing.passes import work_through
 from hpc_srct.preprocessing.plan import MIB, Plan, Work, make_plan
 from hpc_srct.preprocessing.record import Record, changed_source, check_same, read_record
@@ -34,6 +33,7 @@ from hpc_srct.scan import Scan, open_scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import StoreWriter
 from hpc_srct.slices.blocks import MASTER
+from hpc_srct.slices.lock import StoreLock
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def preprocess(
     MachineError
         A disk that is full or read-only. What was done stays.
     Stopped
-        Asked to stop (SIGTERM, SIGUSR1); run again to go on.
+        Asked to stop (SIGTERM, SIGUSR1, SIGUSR2, Ctrl-C); run again to go on.
     """
     start = time.perf_counter()
     give_back_freed_memory()

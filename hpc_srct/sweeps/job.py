@@ -137,7 +137,7 @@ class TrainJob(_Job):
         self, stopped: Stopped, environment: JobEnvironment, requeue: Callable[..., None]
     ) -> None:
         """Put the job back into the queue where that is allowed and of use; does not return."""
-        print(f"stopped: {stopped}", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         if environment.cluster == "slurm":
             try:
                 restarts.check_progress(self._run_folder, environment.job_id)

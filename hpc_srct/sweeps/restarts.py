@@ -159,7 +159,7 @@ def main(words: Sequence[str]) -> int:
         else:
             after(Path(words[1]), int(words[2]))
     except SrctError as error:
-        print(f"{'stopped' if isinstance(error, Stopped) else 'error'}: {error}", file=sys.stderr)
+        print("" if isinstance(error, Stopped) else "error: ", error, sep="", file=sys.stderr)
         return error.exit_code
     return 0
 

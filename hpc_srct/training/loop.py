@@ -19,12 +19,12 @@ from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError, SrctError, Stopped
 from hpc_srct.models import files
 from hpc_srct.settings.experiment import ExperimentSettings
+from hpc_srct.stopping import Stopping
 from hpc_srct.training import engine, export, memory, parts
 from hpc_srct.training.diagnosis import first_not_finite
 from hpc_srct.training.engine import Ranks
 from hpc_srct.training.parts import Parts
 from hpc_srct.training.selfcheck import SelfCheck
-from hpc_srct.training.stopping import Stopping
 from hpc_srct.training.telemetry import StepRecord, Telemetry, peak_memory
 from hpc_srct.training.validation import Score, validate
 

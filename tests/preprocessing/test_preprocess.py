@@ -12,10 +12,10 @@ import pytest
 
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.preprocessing import plan, preprocess, run
-from hpc_srct.preprocessing.lock import StoreLock
 from hpc_srct.settings.base import load
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import SliceStore
+from hpc_srct.slices.lock import StoreLock
 from hpc_srct.slices.normalisation import intensity
 
 from .conftest import disc_integrals, fingerprint, write_scan

@@ -153,7 +153,7 @@ def test_a_request_to_stop_is_heard(tmp_path):
     run.send_signal(signal.SIGTERM)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 75, said
-    assert "stopped as asked; run again to go on" in said
+    assert "stopped as asked; what is done stays. Run again to go on" in said
     done = list(tmp_path.glob("store/shards/*"))
     assert 0 < len(done) < 10
     assert all(path.name.startswith("rows-") for path in done)

@@ -12,13 +12,13 @@ import time
 import pytest
 
 from hpc_srct.errors import InputError
-from hpc_srct.preprocessing import lock
-from hpc_srct.preprocessing.lock import StoreLock
+from hpc_srct.slices import lock
+from hpc_srct.slices.lock import StoreLock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from hpc_srct.preprocessing.lock import StoreLock
+from hpc_srct.slices.lock import StoreLock
 StoreLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -1,7 +1,7 @@
 """Stopping on request: a signal or a time budget raises a flag, the loop acts on it.
 
-Nothing is saved in a signal handler. All ranks agree on the flag at a step boundary, save
-together, and leave with `hpc_srct.errors.Stopped`.
+Nothing is saved in a signal handler. All ranks agree on the flag at a boundary (a step of
+training, a block of slices), save together, and leave with `hpc_srct.errors.Stopped`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,23 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+from hpc_srct.errors import Stopped
+from hpc_srct.ranks import Communicator
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+
+# One Ctrl-C may come twice: from the terminal, and passed on by mpiexec.
+_ONE_CTRL_C_S = 1.0
 
 
 class Stopping:
-    """Listens for SIGTERM, SIGUSR2 and SIGINT, and watches a time budget.
+    """Listens for SIGTERM, SIGUSR1, SIGUSR2 and SIGINT, and watches a time budget.
 
-    Use as a context manager: the former handlers come back at its end.
+    Use as a context manager: the former handlers come back at its end. A second Ctrl-C ends the
+    process at once.
 
     Parameters
     ----------
@@ -29,6 +37,7 @@ class Stopping:
     def __init__(self, time_limit: float | None = None):
         self.reason: str | None = None
         self._limit = time_limit
+        self._asked_at = 0.0
         self._start = time.monotonic()
         self._owner = os.getpid()
         self._former: dict[int, object] = {}
@@ -50,9 +59,11 @@ class Stopping:
         # the loop has saved.
         if os.getpid() != self._owner:
             return
-        if number == signal.SIGINT and self.reason is not None:
+        now = time.monotonic()
+        if self.reason is None:
+            self.reason, self._asked_at = signal.Signals(number).name, now
+        elif number == signal.SIGINT and now > self._asked_at + _ONE_CTRL_C_S:
             raise KeyboardInterrupt  # asked twice: at once, without saving
-        self.reason = signal.Signals(number).name
 
     def wanted(self, margin: float = 0.0, budget: bool = True) -> bool:
         """Say whether this rank wants to stop.
@@ -69,3 +80,17 @@ class Stopping:
             if elapsed + min(margin, 0.5 * self._limit) >= self._limit:
                 self.reason = f"the time limit of {self._limit:g} s"
         return self.reason is not None
+
+
+def stop_together(asked: bool, folder: Path, ranks: Communicator) -> None:
+    """Stop all MPI ranks where one of them was asked to; also waits until all are here.
+
+    Raises
+    ------
+    Stopped
+        On every rank; what is done in `folder` stays.
+    """
+    if ranks.any(asked):
+        stopped = Stopped(f"{folder}: stopped as asked; what is done stays. Run again to go on.")
+        stopped.on_every_rank = ranks.size > 1
+        raise stopped

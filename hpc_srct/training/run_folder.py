@@ -145,7 +145,7 @@ def write(run_dir: Path, settings: ExperimentSettings, run: str, ranks: int, dev
         starts = json.loads(path.read_text()).get("starts", [])
     starts.append(_environment(ranks, device))
     write_json(path, {"run": run, "starts": starts})
-    text = yaml.safe_dump(settings.dump(), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(settings.dump(), sort_keys=False)
     write_text(run_dir / SETTINGS, text)
 
 

@@ -44,7 +44,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld_port}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket,cred_expire=30
+AuthInfo=socket={folder}/munge/socket,cred_expire=10
 StateSaveLocation={folder}/ctld
 SlurmctldPidFile={folder}/ctld.pid
 SlurmctldLogFile={folder}/ctld.log

@@ -46,7 +46,7 @@ class Enhancer:
     description
         What ``model.json`` says; ``normalisation`` is needed.
     precision
-        ``O0`` (fp32, TF32 off), ``bf16``, or ``fp16`` (alias ``O2``; CUDA only). The slice itself
+        ``O0`` (fp32, TF32 off), ``bf16``, or ``fp16`` (alias ``O2``). The slice itself
         stays fp32: only the predicted error is computed in less.
     device
         A torch device; the first GPU where there is one, else the CPU.
@@ -60,7 +60,7 @@ class Enhancer:
     Raises
     ------
     InputError
-        An unknown precision, a model with more than one input channel, fp16 without CUDA.
+        An unknown precision, a model with more than one input channel.
     MachineError
         The device is not there or lacks bf16.
     """
@@ -184,11 +184,6 @@ class Enhancer:
         if "normalisation" not in self.description:
             raise InputError(
                 f"{self.source}: its description lacks 'normalisation'; it is not a whole model."
-            )
-        if self.precision == "fp16" and self.device.type != "cuda":
-            raise InputError(
-                f"precision {self.precision}: needs a CUDA GPU (here: {self.device}); a CPU would"
-                " emulate it, many times slower than fp32. Choose O0."
             )
         if (
             self.precision == "bf16"

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hpc_srct.models.convolution import Conv2d
+
 _thread = threading.local()
 
 
@@ -32,6 +34,9 @@ def checkpointed(block: nn.Module, *maps: Tensor) -> Tensor:
     The second run leaves the running statistics of batch norm alone, so that training with
     and without checkpointing gives the same network.
     """
+    if torch.compiler.is_compiling():
+        # The compiler takes the updates of the statistics out of what is run again.
+        return checkpoint(block, *maps, use_reentrant=False)
     return checkpoint(
         block,
         *maps,
@@ -75,7 +80,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 def conv_bn(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     """Convolve (same size, no bias: the norm has one), then normalise."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), BatchNorm2d(outputs)
+        Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), BatchNorm2d(outputs)
     )
 
 

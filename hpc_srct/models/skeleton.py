@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpc_srct.models.convolution import Conv2d, ConvTranspose2d
 from hpc_srct.models.layers import checkpointed, initialise
 
 
@@ -89,11 +90,11 @@ class Skeleton(nn.Module):
             for inputs, outputs in zip([channels, *widths[:-1]], widths, strict=True)
         )
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(2 * w, w, kernel_size=2, stride=2) for w in widths[:-1]
+            ConvTranspose2d(2 * w, w, kernel_size=2, stride=2) for w in widths[:-1]
         )
         self.gate = nn.ModuleList(gate(w, w) for w in widths[:-1]) if gate else None
         self.decoder = nn.ModuleList(block(2 * w, w) for w in widths[:-1])
-        self.last = nn.Conv2d(width, 1, kernel_size=1)
+        self.last = Conv2d(width, 1, kernel_size=1)
         initialise(self)
         # A new network is the identity: training starts from the FBP, not from noise.
         nn.init.zeros_(self.last.weight)

@@ -109,8 +109,9 @@ class ExperimentSettings(Settings):
     """One training run.
 
     `train`, `validation` and `test` name slice stores; `input` and `label` the volumes in them
-    that make a pair. `precision` is one of O0, O2 and bf16. `emulate_fp16` lets O2 run, slowly,
-    on a CPU without fp16. `init_from` starts from the weights of a run or a model file.
+    that make a pair. `precision` is one of O0, O2 and bf16. `emulate_fp16` lets O2 run
+    on a CPU without fp16, no faster than O0. `init_from` starts from the weights of a run or a
+    model file.
     `time_limit` stops the run, saved, after that much time. `channels_last` is the memory order
     of the activations: auto chooses by device and precision. `activation_checkpointing` computes
     activations again in the backward pass instead of keeping them. `self_check` compares early

@@ -106,9 +106,15 @@ def start() -> Ranks:
     deepspeed.ops.__compatible_ops__ = collections.defaultdict(bool)
     if not use_cuda:
         _share_cores(int(variables["WORLD_SIZE"]))
+    backend = "nccl" if use_cuda else "gloo"
     try:
+        if int(variables["WORLD_SIZE"]) == 1 and not torch.distributed.is_initialized():
+            # Alone there is nobody to meet, and no port that another run could take first.
+            torch.distributed.init_process_group(
+                backend, store=torch.distributed.HashStore(), rank=0, world_size=1, timeout=TIMEOUT
+            )
         deepspeed.init_distributed(
-            dist_backend="nccl" if use_cuda else "gloo",
+            dist_backend=backend,
             auto_mpi_discovery=False,
             verbose=False,
             timeout=TIMEOUT,

@@ -14,12 +14,11 @@ import torch
 
 from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError
+from hpc_srct.models.convolution import cpu_has_bf16, cpu_has_fp16
 from hpc_srct.settings import configs_folder
 from hpc_srct.settings.experiment import ExperimentSettings
 
 DTYPES = {"O0": torch.float32, "O2": torch.float16, "bf16": torch.bfloat16}
-
-_BF16_UNITS = ("avx512_bf16", "amx_tile")
 
 SENTENCES = {
     "O0": "precision O0: fp32 throughout, TF32 off, no loss scaling.",
@@ -89,20 +88,6 @@ def deepspeed_config(settings: ExperimentSettings, ranks: int, parameters: int) 
     return config
 
 
-def cpu_has_fp16() -> bool:
-    """Say whether this CPU's convolutions run in fp16."""
-    try:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    except (AttributeError, RuntimeError):  # a torch built without oneDNN
-        return False
-
-
-def cpu_has_bf16() -> bool:
-    """Say whether this CPU multiplies in bf16 (else it is emulated, slowly)."""
-    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in _BF16_UNITS)
-    return any(answer() for answer in asked if answer is not None)
-
-
 def prepare(settings: ExperimentSettings, device: torch.device, rank: int = 0) -> None:
     """Make this process ready for a precision, and say in one sentence what it means.
 
@@ -126,21 +111,21 @@ def prepare(settings: ExperimentSettings, device: torch.device, rank: int = 0) -
         return
     if precision == "bf16" and not cpu_has_bf16():
         console.warn(
-            "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX): PyTorch emulates it, several "
-            "times slower than fp32. precision=O0 is faster here.",
+            "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX): convolutions compute in fp32 "
+            "and round to bf16, so this run has bf16's results but not its speed.",
             rank=rank,
         )
     if precision == "O2" and not cpu_has_fp16():
         if not settings.emulate_fp16:
             raise MachineError(
-                "precision: this CPU has no fp16 arithmetic, so O2 would have to be emulated, 10 "
-                "to 30 times slower than fp32.\nUse precision=O0 or bf16 here, O2 on a GPU, or set "
-                "emulate_fp16=true for a tiny trial."
+                "precision: this CPU has no fp16 arithmetic, so O2 would be emulated: fp16's "
+                "results, none of its savings.\nUse precision=O0 or bf16 here, O2 on a GPU, or "
+                "set emulate_fp16=true for what O2 does to the results."
             )
         _pretend_fp16()
         console.warn(
-            "EMULATED FP16: this CPU has no fp16 arithmetic. O2 runs because emulate_fp16=true; it "
-            "is 10 to 30 times slower than fp32 and its times mean nothing.",
+            "EMULATED FP16: this CPU has no fp16 arithmetic. O2 runs because emulate_fp16=true: "
+            "convolutions compute in fp32 and round to fp16. Its times and memory mean nothing.",
             rank=rank,
         )
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -70,6 +69,8 @@ def _torch() -> list[Check]:
         return [
             Check("torch", f"{type(error).__name__}: {error}", False, True, "training needs it")
         ]
+    from hpc_srct.models.convolution import cpu_has_bf16, cpu_has_fp16
+
     checks = [Check("torch", torch.__version__, True, True)]
     if torch.cuda.is_available():
         names = ", ".join(
@@ -83,34 +84,25 @@ def _torch() -> list[Check]:
         checks.append(Check("bf16", "in hardware" if bf16 else "missing", bf16))
         return checks
     checks.append(Check("cuda", "none", False, note="training runs on the CPU with gloo"))
-    fp16 = torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    fp16 = cpu_has_fp16()
     checks.append(
         Check(
             "fp16",
             "in hardware" if fp16 else "missing",
             fp16,
-            note="" if fp16 else "O2 runs only with emulate_fp16=true, many times slower than O0",
+            note="" if fp16 else "O2 runs with emulate_fp16=true, no faster than O0",
         )
     )
-    flags = _cpu_flags()
-    bf16 = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    bf16 = cpu_has_bf16()
     checks.append(
         Check(
             "bf16",
             "in hardware" if bf16 else "emulated",
             bf16,
-            note="" if bf16 else "bf16 trains here, but slower than O0",
+            note="" if bf16 else "bf16 trains here, no faster than O0",
         )
     )
     return checks
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((x for x in lines if x.lower().startswith(("flags", "features"))), "").split())
 
 
 def _deepspeed() -> Check:

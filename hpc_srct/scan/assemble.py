@@ -222,6 +222,12 @@ def _positions(item: Frames, other: Stack, angles: np.ndarray, roles: Roles) -> 
     if item.position is not None:
         return np.full(other.n_frames, min(float(item.position), count))
     nobody_knows = np.full(other.n_frames, count / 2)
+    if item.before is not None:
+        if len(item.before) == other.n_frames:
+            return np.minimum(np.array(item.before, dtype=float), count)
+        roles.notes.append(
+            f"{other}: sequence numbers not used: {len(item.before)} for {other.n_frames} frames."
+        )
     if item.taken_at is None:
         return nobody_knows
     place: Place = item.taken_at

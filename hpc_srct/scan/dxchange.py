@@ -64,12 +64,15 @@ def read_roles(file: Hdf5File) -> Roles:
     roles.pixel_size = _pixel_size(file, roles.notes)
     if file.dataset("/simulation/truth/data") is not None:
         roles.truth = Place(file, "/simulation/truth/data")
+    axis = file.values("/simulation/centre")
+    roles.centre = float(axis[0]) if axis is not None and axis.size else None
     return roles
 
 
 def _frames(file: Hdf5File, path: str, taken_at: str | None) -> Frames:
     angles = Place(file, taken_at) if taken_at and file.dataset(taken_at) is not None else None
-    return Frames(Place(file, path), attribute(file.dataset(path), "axes") or None, None, angles)
+    axes = attribute(file.dataset(path), "axes") or None
+    return Frames(Place(file, path), axes, taken_at=angles)
 
 
 def _beam_frames(

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from hpc_srct.errors import InputError
-from hpc_srct.scan.hdf5 import Hdf5File, attribute, groups, text_of
+from hpc_srct.scan.hdf5 import LINK_ERRORS, Hdf5File, attribute, groups, text_of
 from hpc_srct.scan.units import LENGTHS
 
 # Names of files and datasets under which lab instruments store a scan.
@@ -131,7 +131,7 @@ def _length(group: h5py.Group, path: str, without_unit: float | None) -> float |
         units = attribute(found, "units", "unit").lower()
         factor = LENGTHS.get(units) if units else without_unit
         return None if factor is None else float(np.ravel(found[()])[0]) * factor
-    except (KeyError, OSError, ValueError, TypeError, IndexError):
+    except (*LINK_ERRORS, ValueError, TypeError, IndexError):
         return None
 
 
@@ -139,7 +139,7 @@ def _text(group: h5py.Group, name: str) -> str:
     """Read a text, also as MATLAB writes one: an array of character codes."""
     try:
         found = group[name]
-    except (KeyError, OSError):
+    except LINK_ERRORS:
         return ""
     if not isinstance(found, h5py.Dataset):
         return ""

@@ -29,6 +29,8 @@ _SIGNATURES = {
 }
 _PACKAGES = {number: f"hdf5plugin ({name})" for name, number in hdf5plugin.FILTERS.items()}
 _PACKAGES |= {307: "hdf5plugin (bzip2)", 32000: "h5py (lzf)", 32025: "of Jetraw, from its vendor"}
+# What h5py raises for a link that leads nowhere: the last for links that lead to each other.
+LINK_ERRORS = (KeyError, OSError, RuntimeError)
 _DEEPEST = 12  # groups below the root that are searched
 
 
@@ -94,7 +96,7 @@ class Hdf5File:
                 return None
             try:
                 here = here[name]
-            except (KeyError, OSError) as error:
+            except LINK_ERRORS as error:
                 raise InputError(self._broken(here, walked, link, error)) from error
         return here
 
@@ -120,6 +122,9 @@ class Hdf5File:
 
     def _broken(self, group: h5py.Group, walked: str, link: Any, error: Exception) -> str:
         if isinstance(link, h5py.SoftLink):
+            further = self._broken_further(walked, link.path)
+            if further:
+                return f"{self.path}: {walked}: is a link to {link.path}, and there\n{further}"
             return (
                 f"{self.path}: {walked}: is a link to {link.path}, which is not in the file.\n"
                 "Mend the link, or name the right path in a layout file."
@@ -140,6 +145,26 @@ class Hdf5File:
         except SrctError as problem:
             return f"{text}, and that file cannot be opened:\n{problem}"
         return f"{text}, and that file has no such path.\nName the right one in a layout file."
+
+    def _broken_further(self, walked: str, target: str, links: int = 8) -> str | None:
+        """Say what is wrong where a soft link leads to a link that is broken itself."""
+        here = self.open()
+        path = target if target.startswith("/") else f"{walked.rpartition('/')[0]}/{target}"
+        names, walked = [name for name in path.split("/") if name], ""
+        for position, name in enumerate(names):
+            link = _link(here, name) if isinstance(here, h5py.Group) else None
+            if link is None:
+                return None
+            walked += f"/{name}"
+            try:
+                here = here[name]
+            except LINK_ERRORS as error:
+                if not isinstance(link, h5py.SoftLink):
+                    return self._broken(here, walked, link, error)
+                rest = "/".join(names[position + 1 :])
+                further = f"{link.path}/{rest}" if rest else link.path
+                return self._broken_further(walked, further, links - 1) if links else None
+        return None
 
 
 def _open(where: Path, path: Path) -> h5py.File:
@@ -222,7 +247,7 @@ def groups(file: Hdf5File) -> Iterator[tuple[str, h5py.Group]]:
                 continue
             try:
                 inner = group[name]
-            except (KeyError, OSError):
+            except LINK_ERRORS:
                 continue
             if isinstance(inner, h5py.Group):
                 waiting.append((f"{path}/{name}", inner, depth + 1))

@@ -28,8 +28,10 @@ class Frames:
 
     place: Place
     axes: str | None = None
-    # Views taken before each frame: one number for all, or the angles at which they were taken.
+    # Views taken before these frames: one number for all, one for each, or the angles at which
+    # they were taken.
     position: float | str | None = None
+    before: tuple[int, ...] | None = None
     taken_at: Place | None = None
 
 

@@ -11,7 +11,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from scan.writers import COLUMNS, ROWS, numbered, write_dxchange, write_nxtomo
+from scan.writers import COLUMNS, ROWS, numbered, write_dxchange, write_nxtomo, write_old_nxtomo
 
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.scan import open_scan
@@ -39,6 +39,72 @@ def test_entry_by_class(tmp_path):
 def test_detector_of_another_name(tmp_path):
     path = write_nxtomo(tmp_path / "s.nxs", KEY, detector="instrument/pco1_hw_hdf")
     assert open_scan(path).n_views == 4
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("definition", ["NXtomo", None])
+def test_version_1_0b_keeps_each_kind_in_a_detector_of_its_own(tmp_path, definition, text):
+    order = "DFPPFPDF"
+    scan = open_scan(write_old_nxtomo(tmp_path / "s.nxs", order, definition=definition, text=text))
+    frames = numbered(len(order))
+    assert scan.format == "nxtomo"
+    np.testing.assert_array_equal(scan.projections(range(3)), frames[[2, 3, 5]])
+    np.testing.assert_array_equal(
+        np.concatenate([g.frames for g in scan.flats()]), frames[[1, 4, 7]]
+    )
+    assert scan.flat_groups == [(0.0, 1), (2.0, 1), (3.0, 1)]
+    assert scan.dark_groups == [(0.0, 1), (3.0, 1)]
+    np.testing.assert_allclose(np.rad2deg(scan.angles), [0, 90, 180])
+    assert scan.pixel_size == pytest.approx(0.65e-6)
+    assert any("NXtomo 1.0b" in note for note in scan.notes)
+
+
+def test_version_1_0b_without_numbers_or_flats(tmp_path):
+    path = write_old_nxtomo(tmp_path / "s.nxs", "DFPPFP")
+    with h5py.File(path, "r+") as file:
+        del file["entry1/tomo_entry/instrument/bright_field/sequence_number"]
+        del file["entry1/tomo_entry/instrument/dark_field/sequence_number"]
+        file["entry1/tomo_entry/instrument/dark_field/sequence_number"] = [0, 1]
+    scan = open_scan(path)
+    assert scan.flat_groups == [(1.5, 2)]  # nobody knows when
+    assert any("sequence numbers not used: 2 for 1 frames" in note for note in scan.notes)
+    scan.close()
+    with h5py.File(path, "r+") as file:
+        del file["entry1/tomo_entry/instrument/bright_field/data"]
+    with pytest.raises(InputError, match=r"/bright_field/data: no flat frames"):
+        open_scan(path)
+
+
+def test_roles_that_only_the_links_of_nxdata_name(tmp_path):
+    """As Diamond wrote them: the subentry's own groups empty, its NXdata full of links."""
+    path = tmp_path / "s.nxs"
+    with h5py.File(tmp_path / "pco.hdf", "w") as file:
+        file["entry/instrument/detector/data"] = numbered(8)
+    with h5py.File(path, "w") as file:
+        entry = file.create_group("entry1/tomo_entry")
+        entry.parent.attrs["NX_class"], entry.attrs["NX_class"] = "NXentry", "NXsubentry"
+        entry["definition"] = np.array([b"NXtomo"])
+        entry.create_group("instrument/detector").attrs["NX_class"] = "NXdetector"
+        entry.create_group("sample").attrs["NX_class"] = "NXsample"
+        scanned = file.create_group("entry1/instrument/tomoScanDevice")
+        scanned["image_key"], scanned["ss1_rot"] = KEY, np.linspace(0, 180, 8)
+        scanned["ss1_rot"].attrs["units"] = "deg"
+        raw = h5py.ExternalLink("pco.hdf", "entry/instrument/detector/data")
+        file["entry1/instrument/pco1_hw_hdf/data"] = raw
+        for name, target in (
+            ("data", "pco1_hw_hdf/data"),
+            ("image_key", "tomoScanDevice/image_key"),
+            ("rotation_angle", "tomoScanDevice/ss1_rot"),
+        ):
+            entry[f"data/{name}"] = h5py.SoftLink(f"/entry1/instrument/{target}")
+    scan = open_scan(path)
+    np.testing.assert_array_equal(scan.projections(range(4)), numbered(8)[VIEWS])
+    assert (scan.n_flats, scan.n_darks) == (2, 1)
+    np.testing.assert_allclose(np.rad2deg(scan.angles), np.linspace(0, 180, 8)[VIEWS])
+    (tmp_path / "pco.hdf").unlink()
+    scan.close()
+    with pytest.raises(InputError, match=r"/pco1_hw_hdf/data: is a link into pco.hdf .*not there"):
+        open_scan(path)
 
 
 def test_several_entries_are_told_and_chosen_by_a_layout(tmp_path):
@@ -155,6 +221,14 @@ def test_soft_link_that_leads_nowhere(tmp_path):
         open_scan(path)
 
 
+def test_soft_links_that_lead_to_each_other(tmp_path):
+    path = write_nxtomo(tmp_path / "s.nxs", KEY, data=h5py.SoftLink("/entry1/round"))
+    with h5py.File(path, "r+") as file:
+        file["entry1/round"] = h5py.SoftLink("/entry1/tomo_entry/instrument/detector/data")
+    with pytest.raises(InputError, match="is a link to /entry1/round"):
+        open_scan(path)
+
+
 def test_other_dangling_links_do_not_disturb(tmp_path):
     path = write_nxtomo(tmp_path / "s.nxs", KEY)
     with h5py.File(path, "r+") as file:
@@ -219,32 +293,35 @@ def test_missing_filter_is_named_with_its_package(scans, monkeypatch):
         open_scan(scans / "i13_24737_bslz4.nxs")
 
 
-def test_filters_of_beamlines_are_loaded_by_the_reader(tmp_path):
+def test_all_filters_of_hdf5plugin_are_loaded_by_the_reader(tmp_path):
     """In a process that imports nothing but the reader."""
-    filters = {
-        "blosc": hdf5plugin.Blosc(),
-        "blosc2": hdf5plugin.Blosc2(),
-        "lz4": hdf5plugin.LZ4(),
-        "bitshuffle": hdf5plugin.Bitshuffle(cname="zstd"),
-        "zstd": hdf5plugin.Zstd(),
-        "bzip2": hdf5plugin.BZip2(),
-    }
-    for name, chosen in filters.items():
+    made = {one.filter_name: one() for one in hdf5plugin.get_filters()}
+    assert set(made) >= {"blosc", "blosc2", "bshuf", "bzip2", "lz4", "zstd", "zfp", "sz"}
+    made |= {"gzip": {"compression": "gzip"}, "lzf": {"compression": "lzf", "shuffle": True}}
+    whole, right = np.arange(ROWS * COLUMNS * 5 * 64, dtype=np.float32), {}
+    lossy, whole_numbers = {"zfp", "sz", "sz3", "sperr"}, {"fcidecomp", "htj2k"}
+    for name, chosen in made.items():
         path = write_dxchange(tmp_path / f"{name}.h5")
+        frames = whole.reshape(5, 8 * ROWS, 8 * COLUMNS)
+        frames = frames.astype(np.uint16) if name in whole_numbers else frames
         with h5py.File(path, "r+") as file:
-            del file["exchange/data"]
+            for role in ("data", "data_white", "data_dark"):
+                del file[f"exchange/{role}"]
             file["exchange"].create_dataset(
-                "data", data=numbered(5), chunks=(1, ROWS, COLUMNS), compression=chosen
+                "data", data=frames, chunks=(1, *frames.shape[1:]), **chosen
             )
+            file["exchange/data_white"] = file["exchange/data_dark"] = frames[:1] + 1
+            right[name] = float(file["exchange/data"][4].sum(dtype=np.float64))
+        if name not in lossy:
+            assert right[name] == frames[4].sum(dtype=np.float64)
     read = (
         "import sys\nfrom hpc_srct.scan import open_scan\n"
-        "print(*(open_scan(p).projections([4]).sum() for p in sys.argv[1:]))"
+        "print(*(float(open_scan(p).projections([4]).sum(dtype=float)) for p in sys.argv[1:]))"
     )
-    paths = [str(tmp_path / f"{name}.h5") for name in filters]
-    answer = subprocess.run(
-        [sys.executable, "-c", read, *paths], capture_output=True, text=True, check=True
-    )
-    assert answer.stdout.split() == [str(numbered(5)[4].sum())] * len(filters)
+    paths = [str(tmp_path / f"{name}.h5") for name in made]
+    answer = subprocess.run([sys.executable, "-c", read, *paths], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert dict(zip(made, map(float, answer.stdout.split()), strict=True)) == right
 
 
 def test_the_disks_fault_is_not_the_files():

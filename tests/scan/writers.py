@@ -55,6 +55,33 @@ def write_nxtomo(
     return path
 
 
+def write_old_nxtomo(path: Path, order: str, *, definition="NXtomo", text=False) -> Path:
+    """Write an NXtomo file of version 1.0b; `order` says which frame came when, as in "DFPPFP"."""
+    frames = numbered(len(order))
+    with h5py.File(path, "w") as file:
+        entry = file.create_group("entry1/tomo_entry")
+        entry.parent.attrs["NX_class"], entry.attrs["NX_class"] = "NXentry", "NXsubentry"
+        if definition is not None:
+            entry["definition"] = definition
+            entry["definition"].attrs["version"] = "1.0b"
+        entry.create_group("instrument").attrs["NX_class"] = "NXinstrument"
+        for kind, name in (("P", "sample"), ("F", "bright_field"), ("D", "dark_field")):
+            when = np.array([i for i, one in enumerate(order) if one == kind])
+            if not when.size:
+                continue
+            group = entry.create_group(f"instrument/{name}")
+            group.attrs["NX_class"] = "NXdetector"
+            group["data"] = frames[when]
+            group["sequence_number"] = when.astype("S") if text else when
+        entry["instrument/sample/x_pixel_size"] = 0.65e-6
+        entry["sample/rotation_angle"] = np.linspace(0, 180, order.count("P"))
+        entry["sample/rotation_angle"].attrs["units"] = "degrees"
+        entry["control/integral"] = np.ones(len(order))
+        entry["data/data"] = h5py.SoftLink("/entry1/tomo_entry/instrument/sample/data")
+        entry["data/rotation_angle"] = h5py.SoftLink("/entry1/tomo_entry/sample/rotation_angle")
+    return path
+
+
 def write_dxchange(path: Path, n_views=5, n_flats=2, n_darks=1, *, theta="even", axes=None) -> Path:
     """Write a DXchange file; flats and darks are numbered on after the projections."""
     with h5py.File(path, "w") as file:

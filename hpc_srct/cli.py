@@ -281,6 +281,19 @@ def sweep(
     )
 
 
+@app.command(epilog="Example:  srct scripts -o .")
+def scripts(
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Copy them into DIR.")
+    ] = None,
+) -> None:
+    """Say where the scripts of the doors are (slurm/, launch/), or copy them."""
+    from hpc_srct.sweeps.scripts import FOLDERS, copy_scripts, scripts_folder
+
+    for folder in copy_scripts(out) if out else map(scripts_folder, FOLDERS):
+        console.say(str(folder))
+
+
 @app.command(epilog="Example:  srct study configs/tooth.yaml scans.test=scan.h5 -o tooth")
 def study(
     settings: Annotated[Path, typer.Argument(metavar="STUDY.yaml")],

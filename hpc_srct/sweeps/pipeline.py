@@ -20,6 +20,7 @@ from hpc_srct.settings.experiment import ExperimentSettings
 from hpc_srct.settings.site import Site, load_site
 from hpc_srct.sweeps import scheduler, snapshot
 from hpc_srct.sweeps.batch import KINDS, Batch, render
+from hpc_srct.sweeps.scripts import scripts_folder
 
 RECORD = "submitted.json"
 
@@ -152,7 +153,7 @@ def _refuse_twice(record: Path) -> None:
         )
 
 
-Templates = Annotated[Path, typer.Option(hidden=True)]
+Templates = Annotated[Path | None, typer.Option(hidden=True)]
 SiteFile = Annotated[Path | None, typer.Option("--site", metavar="FILE", help="Site profile.")]
 Nodes = Annotated[int, typer.Option(min=1, help="Nodes (of the training).")]
 Tasks = Annotated[
@@ -173,7 +174,7 @@ def pipeline_door(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="preprocess.KEY=VALUE or train.KEY=VALUE"),
     ] = None,
-    templates: Templates = Path("slurm"),
+    templates: Templates = None,
     site_file: SiteFile = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder; default roads/SCAN-EXPERIMENT.")
@@ -193,7 +194,7 @@ def pipeline_door(
         experiment,
         site,
         out,
-        templates,
+        templates or scripts_folder("slurm"),
         nodes=nodes,
         tasks_per_node=tasks_per_node,
         preprocessing=overrides["preprocess"],
@@ -212,7 +213,7 @@ def pipeline_door(
 def one_door(
     kind: Annotated[str, typer.Argument(metavar="preprocess|train|enhance")],
     words: Annotated[list[str], typer.Argument(metavar="ARGUMENT...")],
-    templates: Templates = Path("slurm"),
+    templates: Templates = None,
     site_file: SiteFile = None,
     jobs: Annotated[Path, typer.Option("--jobs", help="Folder of script and log.")] = Path("jobs"),
     nodes: Nodes = 1,
@@ -226,7 +227,7 @@ def one_door(
     site = load_site(site_file)
     code = _code(jobs.resolve(), dry_run)
     text = render(
-        _template(templates, kind),
+        _template(templates or scripts_folder("slurm"), kind),
         site,
         kind,
         nodes=nodes,

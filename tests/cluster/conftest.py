@@ -11,17 +11,24 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster.mini_slurm import CannotStart, MiniSlurm
+from cluster.mini_slurm import CannotStart, MiniSlurm, missing_programs
 from cluster.road import ROOT, User
 
 HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything in this folder, so that no test of it runs where none was asked for."""
+    """Mark everything in this folder, and skip it where it was not asked for."""
+    asked = os.environ.get("SRCT_REQUIRE_CLUSTER") == "1"
+    here = "no Slurm here; make test-cluster installs it and" if missing_programs() else None
+    why = here or "make test-cluster"
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.cluster)
+            if not asked:
+                # With its name: pytest shows the skipped tests of a file as one line.
+                name = item.nodeid.partition("::")[2].partition("[")[0]
+                item.add_marker(pytest.mark.skip(reason=f"{name}: {why} runs this"))
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +38,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniSlurm]:
     try:
         slurm.start()
     except CannotStart as error:
-        if os.environ.get("SRCT_REQUIRE_CLUSTER") == "1":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        pytest.fail(str(error))
     try:
         yield slurm
     finally:

@@ -1,4 +1,4 @@
-"""A real Slurm on one machine: two nodes with fake GPUs, and accounting.
+"""A real Slurm on one machine: two nodes with fake GPUs, and accounting (or none).
 
 Everything lives in one scratch folder and in mount and PID namespaces of its own: no system file
 changes, and when the first process of the namespaces ends the kernel ends all the others, jobs
@@ -35,7 +35,9 @@ PROGRAMS = (
     "nsenter",
     "unshare",
 )
-START_WITHIN_S = 120.0
+SYSTEM_CONF = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slurm/conf/slurm.conf")
+MARK = "SRCT_TEST_CLUSTER"  # stands in the environment of every process of a test cluster
+START_WITHIN_S = 240.0
 STOP_WITHIN_S = 30.0
 
 SLURM_CONF = """\
@@ -67,17 +69,21 @@ PriorityType=priority/basic
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={dbd_port}
-AccountingStoragePass={folder}/munge/socket
-AccountingStorageEnforce=associations,qos
-JobAcctGatherType=jobacct_gather/linux
+{accounting}JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=30
 {nodes}
 PartitionName=gpu Nodes=n1,n2 Default=YES MaxTime=60 PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=n1,n2 MaxTime=60 PriorityTier=10 PreemptMode=OFF
 """
+
+ACCOUNTING = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={dbd_port}
+AccountingStoragePass={folder}/munge/socket
+AccountingStorageEnforce=associations,qos
+"""
+NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none\n"
 
 NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=8000 "
@@ -112,19 +118,34 @@ def missing_programs() -> list[str]:
 
 
 def foreign_slurm() -> str | None:
-    """Say what shows that this host already belongs to a Slurm, or None."""
+    """Say what shows that this host already belongs to a Slurm, or None.
+
+    Another test cluster is none, and neither are files that a Slurm left which is gone.
+    """
     for name in ("SLURM_JOB_ID", "SLURM_CONF"):
         if name in os.environ:
             return f"{name} is set"
-    for place in ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slurm/conf"):
-        if Path(place).exists():
-            return f"{place} exists"
-    for process in Path("/proc").glob("[0-9]*/comm"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            name = process.read_text().strip()
-            if name in ("slurmctld", "slurmd", "slurmdbd"):
-                return f"{name} runs (process {process.parent.name})"
+            name = (process / "comm").read_text().strip()
+            if name in ("slurmctld", "slurmd", "slurmdbd") and not _is_ours(process):
+                return f"{name} runs (process {process.name})"
+    for place in SYSTEM_CONF:
+        if Path(place).exists() and _controller_answers():
+            return f"{place} exists, and its controller answers"
     return None
+
+
+def _is_ours(process: Path) -> bool:
+    return f"{MARK}=".encode() in (process / "environ").read_bytes()
+
+
+def _controller_answers() -> bool:
+    try:
+        answer = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return " UP" in answer.stdout
 
 
 def free_ports(count: int) -> list[int]:
@@ -142,14 +163,15 @@ def free_ports(count: int) -> list[int]:
 class MiniSlurm:
     """The cluster in `folder`: `start` it, `run` commands in it, `stop` it."""
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, accounting: bool = True):
         self.folder = Path(folder).resolve()
+        self.accounting = accounting
         self.first: subprocess.Popen[bytes] | None = None
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment in which Slurm's commands find this cluster."""
-        return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        return {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf"), MARK: str(self.folder)}
 
     def _first_pid(self) -> int:
         """Find the first process of the namespaces, as numbered outside them."""
@@ -177,6 +199,7 @@ class MiniSlurm:
             guard = ["setpriv", "--pdeathsig", "KILL"] if die_with_parent else []
             self.first = subprocess.Popen(
                 [*guard, *command, sys.executable, __file__, "inside", str(self.folder)],
+                env={**os.environ, MARK: str(self.folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -279,7 +302,8 @@ class MiniSlurm:
                 for name, port in zip(NODES, node_ports, strict=True)
             ),
         }
-        (folder / "slurm.conf").write_text(SLURM_CONF.format(**values))
+        accounting = ACCOUNTING.format(**values) if self.accounting else NO_ACCOUNTING
+        (folder / "slurm.conf").write_text(SLURM_CONF.format(accounting=accounting, **values))
         dbd = folder / "slurmdbd.conf"
         dbd.touch(mode=0o600)
         dbd.write_text(SLURMDBD_CONF.format(**values))
@@ -294,7 +318,8 @@ class MiniSlurm:
         (folder / "hosts").write_text(names + "::1 localhost\n")
         private = folder / "private"
         private.touch(mode=0o600)
-        private.write_text(f"{dbd_port} {sql_port} {values['password']}")
+        if self.accounting:
+            private.write_text(f"{dbd_port} {sql_port} {values['password']}")
 
 
 class Inside:
@@ -326,9 +351,7 @@ class Inside:
         self.asked_to_stop = True
 
     def _start_all(self) -> None:
-        folder = self.folder
-        dbd_port, sql_port, password = (folder / "private").read_text().split()
-        munge = folder / "munge"
+        munge = self.folder / "munge"
         # As root, since a scratch folder is often closed to other users; --force allows that.
         self._daemon(
             "munged",
@@ -339,8 +362,16 @@ class Inside:
                 f"--seed-file={munge}/seed",
             ],
         )
-        self._start_database(sql_port, password)
         self._wait("munge", lambda: (munge / "socket").exists())
+        if private := (self.folder / "private").read_text().split():
+            self._start_accounting(*private)
+        self._daemon("slurmctld", ["slurmctld", "-D", "-f", os.environ["SLURM_CONF"]])
+        for node in NODES:
+            self._daemon("slurmd", ["slurmd", "-D", "-N", node, "-f", os.environ["SLURM_CONF"]])
+        self._wait("both nodes", _nodes_are_idle)
+
+    def _start_accounting(self, dbd_port: str, sql_port: str, password: str) -> None:
+        self._start_database(sql_port, password)
         self._daemon("slurmdbd", ["slurmdbd", "-D"])
         self._wait("slurmdbd", lambda: _listens(int(dbd_port)))
         for words in (
@@ -351,10 +382,6 @@ class Inside:
         ):
             # "Already exists" is an error too: what counts is that both daemons start.
             subprocess.run(["sacctmgr", "-i", *words], stdin=subprocess.DEVNULL)
-        self._daemon("slurmctld", ["slurmctld", "-D", "-f", os.environ["SLURM_CONF"]])
-        for node in NODES:
-            self._daemon("slurmd", ["slurmd", "-D", "-N", node, "-f", os.environ["SLURM_CONF"]])
-        self._wait("both nodes", _nodes_are_idle)
 
     def _start_database(self, port: str, password: str) -> None:
         data, sock = self.folder / "sql", self.folder / "sql.socket"

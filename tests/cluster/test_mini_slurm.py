@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,22 +75,33 @@ def test_an_unknown_account_is_refused(cluster, tmp_path):
         submit(cluster, tmp_path, "true", "--account=nobody")
 
 
-def test_a_host_with_a_slurm_is_refused(cluster, tmp_path):
-    assert "runs" in foreign_slurm()
-    with pytest.raises(CannotStart, match="already"):
-        MiniSlurm(tmp_path / "second").start()
+def test_a_host_with_a_slurm_is_refused_and_a_test_cluster_is_none(cluster, tmp_path):
+    assert foreign_slurm() is None
+    daemon = tmp_path / "slurmd"
+    shutil.copy("/bin/sleep", daemon)
+    with subprocess.Popen([daemon, "60"]) as foreign:
+        try:
+            with pytest.raises(CannotStart, match=rf"already: slurmd runs .process {foreign.pid}"):
+                MiniSlurm(tmp_path / "second").start()
+        finally:
+            foreign.kill()
 
 
-def test_a_folder_with_files_in_it_is_refused(tmp_path, monkeypatch):
+def test_what_a_slurm_left_that_is_gone_does_not_matter(tmp_path, monkeypatch):
+    conf = tmp_path / "slurm.conf"
+    conf.touch()
+    monkeypatch.setattr("cluster.mini_slurm.SYSTEM_CONF", (str(conf),))
+    assert foreign_slurm() is None
+
+
+def test_a_folder_with_files_in_it_is_refused(tmp_path):
     (tmp_path / "precious").write_text("data")
-    monkeypatch.setattr("cluster.mini_slurm.foreign_slurm", lambda: None)
     with pytest.raises(CannotStart, match="not empty"):
         MiniSlurm(tmp_path).start()
     assert (tmp_path / "precious").read_text() == "data"
 
 
-def test_taking_it_down_leaves_nothing_running(tmp_path, wait, monkeypatch):
-    monkeypatch.setattr("cluster.mini_slurm.foreign_slurm", lambda: None)
+def test_taking_it_down_leaves_nothing_running(tmp_path, wait):
     slurm = MiniSlurm(tmp_path / "slurm")
     slurm.start()
     slurm.run("sbatch", "--wrap=sleep 1000", "--output=/dev/null")
@@ -104,7 +116,6 @@ def test_it_ends_with_the_process_that_brought_it_up(tmp_path, wait):
             sys.executable,
             "-c",
             "import sys, cluster.mini_slurm as m, time\n"
-            "m.foreign_slurm = lambda: None\n"
             "slurm = m.MiniSlurm(sys.argv[1]); slurm.start()\n"
             "slurm.run('sbatch', '--wrap=sleep 1000', '--output=/dev/null')\n"
             "print('up', flush=True); time.sleep(1000)",
@@ -118,7 +129,7 @@ def test_it_ends_with_the_process_that_brought_it_up(tmp_path, wait):
     wait("the job runs", lambda: "sleep 1000" in " ".join(commands(tmp_path)))
     parent.kill()
     parent.wait()
-    wait("nothing of it runs", lambda: not commands(tmp_path), within_s=10)
+    wait("nothing of it runs", lambda: not commands(tmp_path))
 
 
 def commands(folder: Path) -> list[str]:

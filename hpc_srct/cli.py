@@ -11,7 +11,6 @@ import enum
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,14 +83,19 @@ def _ranks_together() -> Iterator[Any]:
     except BaseException as error:
         if comm.size == 1:
             raise
-        if isinstance(error, Stopped) and error.on_every_rank:
-            # All leave by themselves with code 75: an abort would hide it from a batch job.
-            raise SystemExit(_report(error) if comm.rank == 0 else error.exit_code) from error
-        if comm.rank != 0:
-            # Where rank 0 fails for the same reason, it is the one to say so, and ends us.
-            time.sleep(30.0 if getattr(error, "on_every_rank", False) else 1.0)
-        comm.abort(_report(error))
-        raise
+        failures = comm.all_failed((_exit_code(error), str(error)))
+        if failures is None:  # others work on, or wait for this rank
+            comm.abort(_report(error))
+            raise
+        # All leave by themselves: an abort would add the launcher's lines to ours, and hide
+        # from a batch job that a run only stopped.
+        if comm.rank == 0:
+            _report(error)
+            for rank, (_, text) in enumerate(failures):
+                if rank and text not in [said for _, said in failures[:rank]]:
+                    console.err.print(f"rank {rank}: {text}", style="red", markup=False)
+        codes = [code for code, _ in failures]
+        raise SystemExit(next((c for c in codes if c != Stopped.exit_code), codes[0])) from error
 
 
 @app.command(epilog="Example:  srct doctor")
@@ -321,24 +325,29 @@ def demo(
     console.out.print(run_study(load(StudySettings, "demo.yaml"), out))
 
 
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, SrctError):
+        return error.exit_code
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
 def _report(error: BaseException) -> int:
     """Print an error as its user should see it; give the exit code."""
     if isinstance(error, SrctError):
         # One that stopped says so in its own words.
         word, style = ("", "yellow") if isinstance(error, Stopped) else ("error: ", "red")
         console.err.print(f"{word}{error}", style=style, markup=False)
-        return error.exit_code
-    if isinstance(error, KeyboardInterrupt):
+    elif isinstance(error, KeyboardInterrupt):
         console.err.print("interrupted", style="yellow")
-        return 130
-    first_line = (str(error).splitlines() or [""])[0]
-    console.err.print(
-        f"error: {type(error).__name__}: {first_line}\n"
-        "This is a fault of the program or the machine; --debug shows where.",
-        style="red",
-        markup=False,
-    )
-    return 1
+    else:
+        first_line = (str(error).splitlines() or [""])[0]
+        console.err.print(
+            f"error: {type(error).__name__}: {first_line}\n"
+            "This is a fault of the program or the machine; --debug shows where.",
+            style="red",
+            markup=False,
+        )
+    return _exit_code(error)
 
 
 def _without_launcher_words(words: list[str]) -> tuple[list[str], bool]:

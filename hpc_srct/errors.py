@@ -11,8 +11,6 @@ class SrctError(Exception):
     """Base of the errors that a user sees without a stack trace."""
 
     exit_code = 1
-    # Raised on all MPI ranks alike: the first says it, the others keep quiet.
-    on_every_rank = False
 
 
 class MachineError(SrctError):

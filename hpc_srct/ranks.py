@@ -19,15 +19,22 @@ from hpc_srct.errors import InputError
 
 # Set by the launchers of MPICH (Hydra, PMI-2 under srun), Open MPI and PMIx.
 _MPI_MARKS = ("PMI_RANK", "PMI_FD", "PMI_PORT", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE")
+# How long a rank that failed waits for the others to fail too.
+PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True)
 class Communicator:
-    """Ranks that work together. `mpi` is mpi4py's communicator, None for a rank alone."""
+    """Ranks that work together. `mpi` is mpi4py's communicator, None for a rank alone.
+
+    `apart` is a copy of it on which ranks that fail find each other: no message of the work, at
+    whatever point it broke off, can be mistaken for theirs.
+    """
 
     rank: int = 0
     size: int = 1
     mpi: Any = None
+    apart: Any = None
 
     def barrier(self) -> None:
         """Wait until every rank is here, asleep: MPI's own waiting keeps a processor busy."""
@@ -52,6 +59,29 @@ class Communicator:
     def gather(self, value: Any) -> list[Any] | None:
         """Give rank 0 every rank's value, in rank order; None on the others."""
         return [value] if self.mpi is None else self.mpi.gather(value, root=0)
+
+    def all_failed(self, failure: Any) -> list[Any] | None:
+        """Meet the other ranks after a failure.
+
+        Parameters
+        ----------
+        failure
+            What to tell the others of it.
+
+        Returns
+        -------
+        list or None
+            Every rank's failure, in rank order, where all failed: each may leave by itself.
+            None where some work on, which wait for this one and must be ended (`abort`).
+        """
+        if self.apart is None:
+            return None
+        request, deadline = self.apart.Ibarrier(), time.monotonic() + PATIENCE_S
+        while not request.Test():
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.01)
+        return self.apart.allgather(failure)
 
     def abort(self, code: int) -> None:
         """End every rank now: one that fails must not leave the others waiting."""
@@ -96,7 +126,7 @@ def communicator(environ: Mapping[str, str] = os.environ) -> Communicator:
         )
     if world.Get_size() == 1:
         return Communicator()
-    return Communicator(world.Get_rank(), world.Get_size(), world)
+    return Communicator(world.Get_rank(), world.Get_size(), world, world.Dup())
 
 
 def first_host(nodelist: str) -> str:

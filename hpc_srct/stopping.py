@@ -91,6 +91,4 @@ def stop_together(asked: bool, folder: Path, ranks: Communicator) -> None:
         On every rank; what is done in `folder` stays.
     """
     if ranks.any(asked):
-        stopped = Stopped(f"{folder}: stopped as asked; what is done stays. Run again to go on.")
-        stopped.on_every_rank = ranks.size > 1
-        raise stopped
+        raise Stopped(f"{folder}: stopped as asked; what is done stays. Run again to go on.")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from hpc_srct.errors import SrctError
 from hpc_srct.ranks import Communicator
 
 # Frames of these views, (view, row, column) float32, for all rows of the pass.
@@ -136,8 +135,6 @@ def together(communicator: Communicator, work: Callable[[], Any]) -> Any:
             value = work()
         except Exception as raised:
             error = raised
-            if isinstance(raised, SrctError):
-                raised.on_every_rank = communicator.size > 1
     if communicator.size == 1:
         if error is not None:
             raise error

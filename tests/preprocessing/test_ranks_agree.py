@@ -101,9 +101,21 @@ def test_blocks_over_ranks_give_the_same_bytes(preprocessed, tmp_path):
 def test_an_error_of_all_is_said_once(preprocessed, tmp_path):
     answer = preprocessed(tmp_path / "nowhere.h5", tmp_path / "store", ranks=2, fails=True)
     assert answer.returncode == 2
-    assert answer.stderr.count("error: ") == 1
+    assert answer.stderr.startswith("error: ")
     assert "nowhere.h5" in answer.stderr
+    # One message, and nothing of the launcher's: no rank had to end another.
+    assert answer.stderr.count("\n") <= 2, answer.stderr
+    assert "Abort" not in answer.stdout + answer.stderr
+    assert "BAD TERMINATION" not in answer.stdout + answer.stderr
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("words", [["rows=90:99"], ["no_such_setting=1"], ["photons=1e12"]])
+def test_settings_that_no_rank_can_use_are_said_once(scan, preprocessed, tmp_path, words):
+    answer = preprocessed(scan, tmp_path / "store", *words, ranks=3, fails=True)
+    assert answer.returncode == 2
+    assert answer.stderr.count("error: ") == 1
+    assert "Abort" not in answer.stdout + answer.stderr
 
 
 def test_an_error_on_one_rank_ends_all(preprocessed, tmp_path):
@@ -126,15 +138,19 @@ def test_a_rank_that_dies_ends_all(tmp_path):
     run = subprocess.Popen(
         srct("preprocess", scan, "-o", tmp_path / "store", "centre=31.5", ranks=2),
         env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
     try:
         wait_for(lambda: list(tmp_path.glob("store/shards/rows-*")), run)
         victim = ranks_of(run.pid)[-1]
         os.kill(victim, signal.SIGKILL)
-        assert run.wait(timeout=20) != 0
+        killed = time.monotonic()
+        said = run.communicate(timeout=20)[0].decode()
+        assert run.returncode != 0
+        assert time.monotonic() - killed < 10
+        assert "KILLED" in said.upper()  # the launcher names the signal
     finally:
         kill_group(run)
     assert not (tmp_path / "store/slices.h5").exists()

@@ -7,7 +7,7 @@ outside a double wedge where the mirror stands at the axis (Vo et al., Opt. Expr
     E(c) = Σ |G(n, ω)|² + |G(−n, ω)|² + 2 Re Σ exp(2iωc) (−1)ⁿ G(n, ω) G(−n, ω)
 
 so one transform gives it for every centre at once. A full turn: each view against its opposite,
-mirrored. Less than half a turn: the path of the centre of mass.
+mirrored. Less than half a turn: the path of the centre of mass. Each may be asked for by name.
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ CUT_OFF_SHARE = 0.1
 SURE_WITHIN = 0.5
 # Rows of pure noise reach 2 standard deviations of chance, objects 4 and more.
 ABOVE_CHANCE = 3.0
+# Fewer views than this have no phases to refine by.
+ENOUGH_PAIRS = 16
+
+
+# By name; `auto` takes the one that suits the turn.
+METHODS = ("auto", "mirror", "pairs", "mass")
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ def find_centre(
     sinograms: NDArray | Sequence[NDArray],
     angles: ArrayLike,
     search: tuple[float, float] | None = None,
+    method: str = "auto",
 ) -> CentreEstimate:
     """Find the rotation centre.
 
@@ -78,13 +85,21 @@ def find_centre(
         (views,), radians, in any order.
     search
         Lowest and highest centre to consider; default: all but the outer tenth of the detector.
+    method
+        ``mirror``: the sinogram's half turn and its mirror image (Vo et al. 2014). ``pairs``:
+        views against those half a turn on, mirrored, by normalised correlation of what both
+        see (Padfield 2012). ``mass``: the path of the centre of mass (Helgason-Ludwig), for
+        objects that stay in view. ``auto``: pairs for a full turn, mirror for half of one, mass
+        for less.
 
     Raises
     ------
     InputError
         Shapes that do not fit, an empty search range, no usable row, views over less than a
-        third of a half turn.
+        third of a half turn, or over less than a method needs.
     """
+    if method not in METHODS:
+        raise InputError(f"method '{method}': expected one of {', '.join(METHODS)}.")
     angles = checked_angles(angles)
     stack = np.asarray(sinograms, np.float32)
     stack = stack[None] if stack.ndim == 2 else stack
@@ -102,14 +117,14 @@ def find_centre(
     if not low < high:
         raise InputError(f"centre search {search}: expected a range within 0 to {columns - 1}.")
 
-    turn, stack = _even_steps(stack, angles)
+    turn, stack = _for_method(stack, angles, method)
     if turn == "part":
         return _by_mass(stack, _sorted_once(angles)[0], (low, high))
     cut_off = _is_cut_off(stack)
     if turn == "full":
         method = "opposite views"
         value, uncertainty = _best_overlap(stack, low, high)
-        if not cut_off:
+        if not cut_off and stack.shape[1] >= ENOUGH_PAIRS:
             value, uncertainty = _refined([_opposite_views(row) for row in stack], value)
     else:
         method = "mirrored half turn"
@@ -157,9 +172,36 @@ def _sorted_once(angles: NDArray) -> tuple[NDArray, NDArray]:
     if span > 2 * np.pi:
         folded = np.mod(folded, 2 * np.pi)
     order = np.argsort(folded, kind="stable")
-    folded = folded[order]
-    keep = np.diff(folded, prepend=-1.0) > 1e-3 * np.pi / len(angles)
-    return folded[keep], order[keep]
+    order = order[np.diff(folded[order], prepend=-1.0) > 1e-3 * np.pi / len(angles)]
+    return folded[order], order
+
+
+def _for_method(stack: NDArray, angles: NDArray, method: str) -> tuple[str, NDArray]:
+    """Choose and order the views as a method wants them; say which turn they stand for."""
+    folded, order = _sorted_once(angles)
+    if method == "mass":
+        return "part", stack[:, order]
+    turn, even = _even_steps(stack, angles)
+    if (method, turn) in (("auto", turn), ("mirror", "half"), ("pairs", "full")):
+        return turn, even
+    if turn == "part":
+        raise InputError(f"find_centre: {method} needs half a turn; use mass, or give the centre.")
+    if method == "mirror":
+        first = order[folded < np.pi - 1e-6]
+        return _even_steps(stack[:, first], angles[first])
+    # Of half a turn few views have an opposite: the first, and those that go on beyond the end.
+    stack, step = stack[:, order], np.median(np.diff(folded))
+    with_opposite = folded + np.pi <= folded[-1] + MISSING_STEPS * step
+    opposite = _interpolated(stack, folded, folded[with_opposite] + np.pi)
+    return "full", np.concatenate([stack[:, with_opposite], opposite], axis=1)
+
+
+def _interpolated(stack: NDArray, folded: NDArray, wanted: NDArray) -> NDArray:
+    """Give the views at some angles between those there are; beyond the ends, the end."""
+    right = np.clip(np.searchsorted(folded, wanted), 1, len(folded) - 1)
+    share = (wanted - folded[right - 1]) / (folded[right] - folded[right - 1])
+    share = np.clip(share, 0, 1).astype(np.float32)[:, None]
+    return stack[:, right - 1] * (1 - share) + stack[:, right] * share
 
 
 def _even_steps(stack: NDArray, angles: NDArray) -> tuple[str, NDArray]:
@@ -178,10 +220,7 @@ def _even_steps(stack: NDArray, angles: NDArray) -> tuple[str, NDArray]:
     wanted = np.arange(count) * arc / count
     if len(folded) >= count and np.allclose(folded[:count], wanted, atol=0.02 * step):
         return turn, stack[:, order[:count]]
-    right = np.clip(np.searchsorted(folded, wanted), 1, len(folded) - 1)
-    share = (wanted - folded[right - 1]) / (folded[right] - folded[right - 1])
-    share = np.clip(share, 0, 1).astype(np.float32)[:, None]
-    return turn, stack[:, order[right - 1]] * (1 - share) + stack[:, order[right]] * share
+    return turn, _interpolated(stack[:, order], folded, wanted)
 
 
 def _windowed(row: NDArray, centre: float | None) -> tuple[NDArray, float, float]:
@@ -350,7 +389,7 @@ def _by_mass(stack: NDArray, angles: NDArray, search: tuple[float, float]) -> Ce
     variance = np.sum((path - design @ fit) ** 2) / max(1, len(angles) - 3)
     uncertainty = float(np.sqrt(variance * np.linalg.inv(design.T @ design)[0, 0])) + 0.25
     low, high = search
-    at_edge = fit[0] <= low or fit[0] >= high
+    at_edge = bool(fit[0] <= low or fit[0] >= high)
     cut_off = _is_cut_off(stack)
     if cut_off:
         uncertainty = max(uncertainty, 0.05 * columns)

@@ -35,11 +35,17 @@ def cpu_has_bf16() -> bool:
 
 def emulated(x: Tensor) -> bool:
     """Say whether a map's convolutions are computed in fp32 and rounded."""
-    if x.device.type != "cpu":
-        return False
-    if x.dtype == torch.float16:
+    return x.device.type == "cpu" and cpu_lacks(x.dtype)
+
+
+def cpu_lacks(dtype: torch.dtype) -> bool:
+    """Say whether `dtype` is a half precision that this CPU has no arithmetic for.
+
+    Depends on nothing else: `torch.compile` is told to take its answer for a constant.
+    """
+    if dtype == torch.float16:
         return not cpu_has_fp16()
-    return x.dtype == torch.bfloat16 and not cpu_has_bf16()
+    return dtype == torch.bfloat16 and not cpu_has_bf16()
 
 
 class _RoundedConvolution(torch.autograd.Function):

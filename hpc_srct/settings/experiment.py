@@ -114,8 +114,10 @@ class ExperimentSettings(Settings):
     model file.
     `time_limit` stops the run, saved, after that much time. `channels_last` is the memory order
     of the activations: auto chooses by device and precision. `activation_checkpointing` computes
-    activations again in the backward pass instead of keeping them. `self_check` compares early
-    O2 and bf16 steps with O0. Slices stay in memory where they fit in `cache_gb` gigabytes.
+    activations again in the backward pass instead of keeping them. `compile` sends the training
+    step through `torch.compile`; what is saved and exported has the same form. `self_check`
+    compares early steps with O0 where they are O2, bf16 or compiled. Slices stay in memory where
+    they fit in `cache_gb` gigabytes.
     """
 
     name: str = "experiment"
@@ -139,6 +141,7 @@ class ExperimentSettings(Settings):
     validate_on: ValidationSettings = ValidationSettings()
     channels_last: bool | Literal["auto"] = "auto"
     activation_checkpointing: bool = False
+    compile: bool = False
     self_check: bool = True
     cache_gb: float = Field(2.0, ge=0)
     tensorboard: bool = True

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hpc_srct import ranks
 from hpc_srct.errors import MachineError
+from hpc_srct.training import compilation
 
 # A rank that dies must end the others within a minute, but a slow first read must not.
 TIMEOUT = timedelta(minutes=30)
@@ -163,12 +164,16 @@ class Engine:
         DeepSpeed's configuration.
     where
         The ranks.
+    compiled
+        Whether `forward` and `backward` go through `torch.compile`.
     """
 
-    def __init__(self, module: nn.Module, config: dict[str, Any], where: Ranks):
+    def __init__(
+        self, module: nn.Module, config: dict[str, Any], where: Ranks, compiled: bool = False
+    ):
         import deepspeed
 
-        self.ranks = where
+        self.ranks, self.compiled = where, compiled
         exact = {name: p.detach().clone() for name, p in module.named_parameters()}
         with _quiet():
             self.deepspeed, *_ = deepspeed.initialize(
@@ -182,6 +187,8 @@ class Engine:
         if self.dtype != torch.float32:
             # DeepSpeed makes its fp32 masters from the weights that it has rounded already.
             self.set_masters(exact)
+        if compiled:
+            compilation.compile_in_place(self.module)
 
     @property
     def optimizer(self) -> Any:
@@ -215,12 +222,33 @@ class Engine:
         return float("nan") if norm is None else float(norm)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Run the network on a (B, C, H, W) batch; the result is fp32."""
-        return self.deepspeed(inputs.to(self.dtype)).float()
+        """Run the network on a (B, C, H, W) batch; the result is fp32.
+
+        Raises
+        ------
+        MachineError
+            It was to be compiled and cannot be.
+        """
+        with self._compiler_in_words():
+            return self.deepspeed(inputs.to(self.dtype)).float()
 
     def backward(self, loss: Tensor) -> None:
-        """Find the gradient of a micro-batch, loss scaling included."""
-        self.deepspeed.backward(loss)
+        """Find the gradient of a micro-batch, loss scaling included.
+
+        Raises
+        ------
+        MachineError
+            It was to be compiled and cannot be.
+        """
+        with self._compiler_in_words():
+            self.deepspeed.backward(loss)
+
+    def uncompiled(self) -> contextlib.AbstractContextManager[object]:
+        """Run the network without `torch.compile`: on shapes of any kind, with hooks."""
+        return compilation.uncompiled() if self.compiled else contextlib.nullcontext()
+
+    def _compiler_in_words(self) -> contextlib.AbstractContextManager[None]:
+        return compilation.compiler_in_words() if self.compiled else contextlib.nullcontext()
 
     def step(self) -> None:
         """End a micro-batch; the last one of a step updates the weights.

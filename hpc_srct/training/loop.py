@@ -78,6 +78,7 @@ class Training:
         self._channels_last = built.channels_last()
         self._saved_at = time.monotonic()
         self._step_seconds = 0.0
+        self._steps_here = 0
         self._waited = self._stepped = 0.0
         self._scales: deque[float] = deque(maxlen=20)
         self._losses: list[float] = []
@@ -155,7 +156,7 @@ class Training:
         if self.parts.validation is None or not due:
             self._say_epoch(epoch, None, False)
             return
-        with self.engine.averaged_statistics():
+        with self.engine.averaged_statistics(), self.engine.uncompiled():
             score = validate(
                 self.engine.module,
                 self.parts.validation,
@@ -284,7 +285,8 @@ class Training:
         def loss_of(batch: torch.Tensor) -> torch.Tensor:
             return scale * self._loss(batch, lambda x: module(x.to(dtype)).float())
 
-        found = [first_not_finite(module, lambda b=b: loss_of(b)) for b in micro_batches]
+        with self.engine.uncompiled():
+            found = [first_not_finite(module, lambda b=b: loss_of(b)) for b in micro_batches]
         places = [place for rank in self.ranks.gather(found) for place in rank if place]
         if len(set(self._scales)) > 1:
             what += f" (the last ones: {', '.join(f'{s:g}' for s in self._scales)})"
@@ -301,8 +303,9 @@ class Training:
         progress, settings = self.progress, self.settings
         self._losses.append(loss)
         self._waited, self._stepped = self._waited + wait, self._stepped + took
-        # A running mean over about 20 steps.
-        weight = 0.05 if self._step_seconds else 1.0
+        self._steps_here += 1
+        # A running mean over about 20 steps, without the first: it compiles, or tries kernels.
+        weight = 0.05 if self._steps_here > 2 else 1.0
         self._step_seconds += weight * (took - self._step_seconds)
         left = settings.epochs * self.parts.steps_per_epoch - progress.step
         tiles = settings.tiles.batch * settings.optimizer.accumulation

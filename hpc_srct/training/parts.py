@@ -15,7 +15,7 @@ from hpc_srct import console, models
 from hpc_srct.errors import InputError, SrctError
 from hpc_srct.models import files
 from hpc_srct.settings.experiment import ExperimentSettings, ModelSettings
-from hpc_srct.training import export, losses, memory, precision, run_folder
+from hpc_srct.training import compilation, export, losses, memory, precision, run_folder
 from hpc_srct.training.checkpoints import Checkpoints, Progress
 from hpc_srct.training.data import Loader, PairedSlices, Tiles
 from hpc_srct.training.engine import Engine, Ranks
@@ -74,6 +74,9 @@ def build(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: boo
     loss = losses.get(settings.loss)
     run, resume = _open(settings, run_dir, where, resume)
     precision.prepare(settings, where.device, where.rank)
+    if settings.compile:
+        compilation.require_compiler(where.device)
+        console.say("compile: the first step also compiles; that takes minutes.", rank=where.rank)
     slices, validation = _data(settings, where)
     tiles = Tiles(slices, settings.tiles, settings.seed, settings.optimizer.accumulation)
     _say_unused(settings, tiles, where.rank)
@@ -203,7 +206,7 @@ def _engine(settings: ExperimentSettings, where: Ranks) -> tuple[Engine, int]:
         files.fit(module, weights, settings.init_from)
     parameters = sum(p.numel() for p in module.parameters())
     config = precision.deepspeed_config(settings, where.size, parameters)
-    return Engine(module, config, where), parameters
+    return Engine(module, config, where, settings.compile), parameters
 
 
 def _begin(parts: Parts) -> None:

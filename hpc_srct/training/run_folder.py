@@ -31,13 +31,15 @@ SETTINGS = "settings.yaml"
 ENVIRONMENT = "environment.json"
 
 # What may differ on resume: how long, how often, how it is shown; not what is computed.
-# (precision: every precision has fp32 masters, from which any other goes on.)
+# (precision, compile: every one goes on from the fp32 masters of any other.)
 CHANGEABLE = (
     "name",
     "epochs",
     "time_limit",
     "precision",
     "emulate_fp16",
+    "compile",
+    "activation_checkpointing",
     "self_check",
     "checkpoints",
     "validate_on",
@@ -125,7 +127,8 @@ def check_settings(run_dir: Path, settings: ExperimentSettings) -> list[str]:
         Something has changed that would make it another training.
     """
     stored = yaml.safe_load((run_dir / SETTINGS).read_text(encoding="utf-8"))
-    before, now = flat(stored), flat(settings.dump())
+    # A run that began before a setting was there began with its default.
+    before, now = flat(ExperimentSettings().dump()) | flat(stored), flat(settings.dump())
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     for key in changed:
         if not any(key == free or key.startswith(free + ".") for free in CHANGEABLE):

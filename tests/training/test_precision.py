@@ -227,6 +227,14 @@ def test_the_self_check_looks_at_every_layer():
     assert selfcheck.compare(right, 1.0, {"large": large * math.inf, "small": small}) is None
 
 
+def test_the_self_check_does_not_judge_a_gradient_that_is_all_rounding(stores, tmp_path, capfd):
+    """A batch norm undoes what the 1×1 convolution of a one-channel input multiplies by."""
+    model = {"name": "resattunet", "width": 2, "depth": 1}
+    for name in ("O2", "bf16"):
+        train(tiny(stores, precision=name, epochs=1, model=model), tmp_path / name)
+        assert f"self-check: {name} agrees with O0 at applied step 4" in capfd.readouterr().out
+
+
 def test_precision_is_switched_on_resume_from_the_fp32_masters(stores, tmp_path):
     for epochs, name in enumerate(("O0", "O2", "bf16"), start=1):
         train(tiny(stores, precision=name, epochs=epochs), tmp_path / "run", resume=epochs > 1)

@@ -59,7 +59,8 @@ def run_sweep(
         return
     if show_status:
         found = sweep.status()
-        console.out.print(status.table(found, sweep.settings.name))
+        shown = status.table(found, sweep.settings.name)
+        (console.out.print if console.out.is_terminal else status.show)(shown)
         console.say(f"{status.counts(found)}; results so far: {sweep.write_results()[0]}")
         if all(now.state.is_over and now.state is not State.NEW for now in found):
             sweep.conclude(found)

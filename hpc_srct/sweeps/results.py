@@ -127,7 +127,8 @@ class Results:
         for word in (*self.keys, "state"):
             table.add_column(escape(word))
         for column in self.columns:
-            table.add_column(escape(column), justify="right")
+            head = column.replace(", ", ",\n").replace(" (", "\n(")
+            table.add_column(escape(head), justify="right")
         for number in range(len(self.rows)):
             figures = [self._marked(number, column, "[bold]", "[/bold]") for column in self.columns]
             table.add_row(*map(escape, self._words(number)), *figures)

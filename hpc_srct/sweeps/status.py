@@ -12,6 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from hpc_srct import console
@@ -195,8 +197,10 @@ def log_tail(log: Path | None, count: int = _LOG_LINES) -> list[str]:
 def table(statuses: Sequence[Status], title: str) -> Table:
     """Lay the runs out for a terminal: state, epoch, loss, loss scale, time left."""
     shown = Table(title=title)
-    for column in ("run", "state", "epoch", "loss", "validation", "loss scale", "time left"):
-        shown.add_column(column, justify="left" if column in ("run", "state") else "right")
+    shown.add_column("run", overflow="fold")  # a name that is cut tells nothing
+    shown.add_column("state")
+    for column in ("epoch", "loss", "validation", "loss scale", "time left"):
+        shown.add_column(column, justify="right", no_wrap=True)
     for status in statuses:
         step, validation = status.step or {}, status.validation or {}
         colour = _COLOURS.get(status.state)
@@ -212,6 +216,13 @@ def table(statuses: Sequence[Status], title: str) -> Table:
             _duration(left),
         )
     return shown
+
+
+def show(table: Table) -> None:
+    """Print a table as wide as it is, into a log or a terminal: no figure is cut."""
+    wide = console.out.options.update(max_width=10_000)
+    wanted = Measurement.get(console.out, wide, table).maximum
+    Console(width=max(console.out.width, wanted), highlight=False).print(table)
 
 
 def counts(statuses: Sequence[Status]) -> str:

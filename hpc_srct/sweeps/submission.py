@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import shutil
@@ -178,7 +179,9 @@ def _submit(
             **{f"slurm_{name}": value for name, value in options.items() if value is not None}
         )
         executor.parameters.setdefault("wckey", None)  # else submitit writes one of its own
-        submitted = executor.submit_array(jobs)
+        # submitit prints what sbatch said, which stands in its error, too.
+        with contextlib.redirect_stderr(io.StringIO()):
+            submitted = executor.submit_array(jobs)
     except BaseException as error:
         for entry in entries:
             ledger.forget(entry.name)

@@ -182,6 +182,8 @@ class Sweep:
         text = f"# {self.settings.name}\n\n{found.markdown()}"
         if len(mean.rows) < len(found.rows):
             text += f"\nMean ± standard deviation over seeds:\n\n{mean.markdown()}"
+        elif mean.columns != found.columns:
+            text += f"\nWith what a precision saves against O0:\n\n{mean.markdown()}"
         written = {"results.md": text, "results.csv": found.csv(), "results-seeds.csv": mean.csv()}
         for name, content in written.items():
             write_text(self.folder / name, content)
@@ -254,8 +256,8 @@ class Sweep:
         """
         table = self.results()
         mean = table.over_seeds()
-        shown = mean if len(mean.rows) < len(table.rows) else table
-        console.out.print(shown.rich(self.settings.name))
+        shown = mean if len(mean.rows) < len(table.rows) or mean.columns != table.columns else table
+        status.show(shown.rich(self.settings.name))
         judging = self.observer.evaluation()
         failed = [s for s in found if s.state in (State.FAILED, State.UNKNOWN)]
         for now in [*failed, *([judging] if judging and judging.state is State.FAILED else [])]:

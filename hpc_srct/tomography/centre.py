@@ -26,6 +26,10 @@ from hpc_srct.tomography.geometry import checked_angles
 MISSING_STEPS = 1.6
 # A sinogram whose ends stand this high (of its own range) shows a part of the object only.
 CUT_OFF_SHARE = 0.1
+# Shares of a window's width; what is cut off needs a soft edge.
+TAPER, CUT_OFF_TAPER = 0.03, 0.2
+# Most rounds of moving the window to the centre found.
+ROUNDS = 8
 SURE_WITHIN = 0.5
 # Rows of pure noise reach 2 standard deviations of chance, objects 4 and more.
 ABOVE_CHANCE = 3.0
@@ -128,16 +132,18 @@ def find_centre(
             value, uncertainty = _refined([_opposite_views(row) for row in stack], value)
     else:
         method = "mirrored half turn"
-        terms = [_outside_wedge(row, None) for row in stack]
+        terms = [_outside_wedge(row) for row in stack]
         grid = np.arange(low, high + 0.25, 0.5)
         value = rough = float(grid[np.argmin(_log_likelihood(terms, grid))])
-        if cut_off:
-            # Once roughly known, a window that is symmetric about the axis cuts both mirror
-            # images alike, and what is cut off no longer pulls.
-            for _ in range(3):
-                terms = [_outside_wedge(row, value) for row in stack]
-                near = np.arange(max(low, value - 8), min(high, value + 8) + 0.05, 0.1)
-                value = float(near[np.argmin(_log_likelihood(terms, near))])
+        # Once roughly known, a window that is symmetric about the axis cuts both mirror images
+        # alike; one about the detector's middle draws an object that reaches its taper there.
+        taper = CUT_OFF_TAPER if cut_off else TAPER
+        for _ in range(ROUNDS):
+            terms = [_outside_wedge(row, value, taper) for row in stack]
+            near = np.arange(max(low, value - 8), min(high, value + 8) + 0.05, 0.1)
+            former, value = value, float(near[np.argmin(_log_likelihood(terms, near))])
+            if abs(value - former) < 0.15:
+                break
         value, uncertainty = _refined(terms, value)
         if cut_off:
             uncertainty = float(np.hypot(uncertainty, (value - rough) / 3))
@@ -160,8 +166,8 @@ def _note(uncertainty: float, at_edge: bool, search: tuple[float, float], cut_of
 
 
 def _is_cut_off(stack: NDArray) -> bool:
-    ends = np.concatenate([stack[..., :4], stack[..., -4:]], axis=2)
-    level = np.abs(np.median(ends, axis=(1, 2)))
+    left, right = (np.abs(np.median(end, axis=(1, 2))) for end in (stack[..., :4], stack[..., -4:]))
+    level = np.maximum(left, right)
     return bool(np.median(level / np.percentile(np.abs(stack), 99, axis=(1, 2))) > CUT_OFF_SHARE)
 
 
@@ -223,14 +229,19 @@ def _even_steps(stack: NDArray, angles: NDArray) -> tuple[str, NDArray]:
     return turn, _interpolated(stack[:, order], folded, wanted)
 
 
-def _windowed(row: NDArray, centre: float | None) -> tuple[NDArray, float, float]:
-    """Taper the ends of a sinogram; give it with its half width and the taper's length."""
+def _windowed(
+    row: NDArray, centre: float | None = None, share: float = 0.02
+) -> tuple[NDArray, float, float]:
+    """Cut a sinogram to a window about the axis, or leave its width, and taper the ends.
+
+    Gives it with the window's half width and the taper's length, a share of its width.
+    """
     columns = row.shape[1]
     if centre is None:
-        low, high, share = -0.5, columns - 0.5, 0.1
+        low, high = -0.5, columns - 0.5
     else:
         half = min(centre, columns - 1 - centre) + 0.5
-        low, high, share = centre - half, centre + half, 0.2
+        low, high = centre - half, centre + half
     taper = share * (high - low)
     u = np.arange(columns)
     ramp = np.clip(np.minimum(u - low, high - u) / taper, 0, 1)
@@ -239,10 +250,10 @@ def _windowed(row: NDArray, centre: float | None) -> tuple[NDArray, float, float
     return (row - level) * weight, (high - low) / 2, taper
 
 
-def _outside_wedge(row: NDArray, centre: float | None) -> _Mismatch:
+def _outside_wedge(row: NDArray, centre: float | None = None, share: float = 0.02) -> _Mismatch:
     """Measure what a half turn (views, columns) and its mirror have outside the double wedge."""
     views, columns = row.shape
-    tapered, radius, taper = _windowed(row, centre)
+    tapered, radius, taper = _windowed(row, centre, share)
     # Twice the detector: exp(2iωc) must not bring the mirror back at the other end.
     length = scipy.fft.next_fast_len(2 * columns, real=True)
     spectra = scipy.fft.rfft(tapered, length, axis=1)
@@ -251,8 +262,8 @@ def _outside_wedge(row: NDArray, centre: float | None) -> _Mismatch:
     omega = omega[seen]
     g = scipy.fft.fft(spectra[:, seen], 2 * views, axis=0)
     n = np.arange(1, views)
-    # The window blurs along ω and so widens the wedge.
-    blur = np.pi / taper if centre is not None else 0.0
+    # A window that cuts the object blurs along ω and so widens the wedge.
+    blur = np.pi / taper if share == CUT_OFF_TAPER else 0.0
     outside = n[:, None] > radius * (omega + blur) + 2
     plus, minus = g[1:views], g[:views:-1]
     sign = np.where(n % 2 == 0, 1.0, -1.0)[:, None]
@@ -267,7 +278,7 @@ def _outside_wedge(row: NDArray, centre: float | None) -> _Mismatch:
 def _opposite_views(row: NDArray) -> _Mismatch:
     """Compare each view of a full turn (views, columns) with its opposite, mirrored."""
     half = len(row) // 2
-    tapered, _, _ = _windowed(row, None)
+    tapered, _, _ = _windowed(row)
     length = scipy.fft.next_fast_len(2 * row.shape[1], real=True)
     spectra = scipy.fft.rfft(tapered, length, axis=1)
     here, there = spectra[:half], spectra[half:]

@@ -7,6 +7,8 @@ import pytest
 
 from benchmarks import phantom
 from hpc_srct.errors import InputError
+from hpc_srct.settings.simulation import SimulationSettings
+from hpc_srct.simulation import simulate_scan
 from hpc_srct.tomography.centre import find_centre
 from hpc_srct.tomography.correction import median_frame, minus_log, transmission
 
@@ -147,3 +149,25 @@ def test_rows_with_nan_are_left_out():
         find_centre(sinogram, angles, search=(90, 20))
     with pytest.raises(InputError, match="90 views"):
         find_centre(sinogram[:80], angles)
+
+
+@pytest.mark.parametrize(("shape", "shift"), [("textured", 14.0), ("foam", 3.6)])
+def test_an_object_that_fills_the_detector_is_not_drawn_to_its_middle(tmp_path, shape, shift):
+    scan = SimulationSettings(
+        phantom=shape, object_size=(0.9, 0.95), centre_offset=shift, photons=2e4, seed=5,
+        size=256, rows=2, views=384,
+    )  # fmt: skip
+    simulate_scan(scan, tmp_path / "scan.h5", progress=False)
+    with h5py.File(tmp_path / "scan.h5") as file:
+        data = file["exchange"]
+        flat, dark = median_frame(data["data_white"][()]), median_frame(data["data_dark"][()])
+        values, _ = transmission(data["data"][()], flat, dark)
+        sinograms, angles = minus_log(values).swapaxes(0, 1), np.radians(data["theta"][()])
+    assert abs(find_centre(list(sinograms), angles).value - 127.5 - shift) < 0.1
+
+
+def test_cut_off_on_one_side_alone_is_said():
+    sinogram, angles = simulated(384, np.pi, 256, 97.5, photons=2e4, size=240)
+    found = find_centre(sinogram, angles)
+    assert "wider than the detector" in found.note
+    assert abs(found.value - 97.5) < max(0.25, 2 * found.uncertainty)

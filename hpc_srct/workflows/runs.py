@@ -29,6 +29,7 @@ _NO_MATTER = (
     "emulate_fp16",
     "channels_last",
     "activation_checkpointing",
+    "compile",
     "self_check",
     "checkpoints",
     "validate_on",

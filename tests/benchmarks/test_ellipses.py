@@ -142,6 +142,15 @@ def test_published_epochs() -> None:
     assert epochs == [5000, 5000, 2500, 1000, 700, 280, 70]
 
 
+def test_the_device_decides_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks.torch.cuda, "is_available", lambda: True)
+    on_gpu = networks.Recipe.fitting(320, width=None, seed=3)
+    assert (on_gpu.passes, on_gpu.width, on_gpu.batch, on_gpu.seed) == (5000, 32, 16, 3)
+    monkeypatch.setattr(networks.torch.cuda, "is_available", lambda: False)
+    on_cpu = networks.Recipe.fitting(320, width=8)
+    assert (on_cpu.passes, on_cpu.width) == (networks.CPU_BUDGET // 320, 8)
+
+
 def test_the_recipe_sees_each_image_as_often_as_it_says(tmp_path: Path) -> None:
     recipe = networks.Recipe(passes=47)
     settings = recipe.experiment("unet", tmp_path, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,73 +15,180 @@ from hpc_srct.preprocessing.plan import frames_at_once
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
-from hpc_srct.tomography.centre import find_centre
+from hpc_srct.tomography.axis import RowCheck, check_rows
+from hpc_srct.tomography.centre import CentreEstimate, find_centre
 
 # Of the height of the detector: whatever rows are chosen, the centre is the scan's.
-WHERE = (0.25, 0.5, 0.75)
+WHERE = (0.1, 0.3, 0.5, 0.7, 0.9)
+# Pixels by which the centre may differ from what the file says before a user must look.
+FAR = 2.0
+
+
+@dataclass(frozen=True)
+class FoundCentre:
+    """A centre, how single rows bear it out, and what the file says.
+
+    Attributes
+    ----------
+    estimate : CentreEstimate
+    check : RowCheck or None
+        None where the centre is given.
+    in_file : float or None
+        Pixels.
+    notes : tuple of str
+        What a user must look at.
+    """
+
+    estimate: CentreEstimate
+    check: RowCheck | None = None
+    in_file: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Give plain values: ``value`` (0-based detector pixel), ``uncertainty`` (pixels), …"""
+        found = self.estimate
+        return {
+            "value": float(found.value),
+            "uncertainty": float(found.uncertainty) if self.check is not None else None,
+            "method": found.method,
+            "note": found.note,
+            "rows": None if self.check is None else self.check.describe(),
+            "in_file": self.in_file,
+        }
 
 
 def centre_of(
-    scan: Scan, settings: PreprocessingSettings, communicator: Communicator, times: Times
+    scan: Scan,
+    settings: PreprocessingSettings,
+    communicator: Communicator,
+    times: Times,
+    found: FoundCentre | None = None,
 ) -> dict[str, Any]:
-    """Take the centre from the settings, or find it. Every rank must call it.
+    """Take the centre from the settings or the file, or find it. Every rank must call it.
+
+    Parameters
+    ----------
+    found
+        What is known already, of the narrow views where the scan is stitched.
 
     Returns
     -------
     dict
         ``value`` (0-based detector pixel), ``uncertainty`` (pixels or None), ``method``,
-        ``note``.
+        ``note``, ``rows`` (what single rows give, or None), ``in_file``; of stitched scans also
+        ``on_detector``, before they were.
     """
-    stitched = getattr(scan, "centre", None)
-    if stitched is not None:  # found, or given, before the views were stitched
-        return {
-            "value": float(stitched.value),
-            "uncertainty": float(stitched.uncertainty),
-            "method": f"{stitched.method}, stitched",
-            "note": stitched.note,
-        }
-    value = settings.centre_among_chosen()
-    if value is not None:
-        if not 0 <= value <= scan.n_columns - 1:
-            raise InputError(
-                f"centre: {value:g} is off the detector of {scan.path} (0 to {scan.n_columns - 1})."
-            )
-        return {"value": value, "uncertainty": None, "method": "given", "note": ""}
-    sinograms = some_sinograms(scan, settings.floor, communicator, times)
+    if found is None:
+        found = together(communicator, lambda: given_centre(scan, settings))
+    if found is None:
+        found = look_for_centre(scan, settings, communicator, times)
+    if communicator.rank == 0:
+        _say(scan, found)
+    story = found.describe()
+    if hasattr(scan, "on_detector"):
+        story |= {"value": float(scan.centre_hint), "on_detector": scan.on_detector}
+        story["method"] += ", stitched"
+    return story
 
-    def find() -> dict[str, Any]:
+
+def given_centre(scan: Scan, settings: PreprocessingSettings) -> FoundCentre | None:
+    """Take the centre that the settings name, or the file's where they say so; else None.
+
+    Raises
+    ------
+    InputError
+        It is off the detector, or the file has none.
+    """
+    value, method = settings.centre_among_chosen(), "given"
+    if settings.centre == "file":
+        value, method = scan.centre_hint, "from the file"
+        if value is None:
+            raise InputError(
+                f"centre: {scan.path} names no rotation centre; centre=auto finds it, or give it:"
+                " centre=NUMBER."
+            )
+    if value is None:
+        return None
+    if not 0 <= value <= scan.n_columns - 1:
+        raise InputError(
+            f"centre: {value:g} is off the detector of {scan.path} (0 to {scan.n_columns - 1})."
+        )
+    return FoundCentre(CentreEstimate(float(value), 0.0, False, method, ""), None, scan.centre_hint)
+
+
+def look_for_centre(
+    scan: Scan,
+    settings: PreprocessingSettings,
+    communicator: Communicator,
+    times: Times,
+    search: tuple[float, float] | None = None,
+) -> FoundCentre:
+    """Find the centre from some rows over the height, together and one by one.
+
+    Every rank must call it.
+
+    Raises
+    ------
+    InputError
+        It cannot be found.
+    """
+    rows, sinograms = some_sinograms(scan, settings.floor, communicator, times)
+
+    def find() -> FoundCentre:
+        method = settings.centre_method
         try:
-            found = find_centre(list(sinograms), scan.angles)
+            found = find_centre(list(sinograms), scan.angles, search, method)
         except InputError as error:
             raise InputError(
                 f"{scan.path}: no rotation centre found ({error})\nGive it: centre=NUMBER."
             ) from error
-        console.say(
-            f"{scan.path}: rotation centre {found.value:.2f} ± {found.uncertainty:.2f} pixels"
-            f" ({found.method})"
-        )
-        if found.at_edge or found.note:
-            console.warn(f"rotation centre: {found.note}. If wrong, give it: centre=NUMBER.")
-        return {
-            "value": float(found.value),
-            "uncertainty": float(found.uncertainty),
-            "method": found.method,
-            "note": found.note,
-        }
+        check = check_rows(sinograms, rows.tolist(), scan.angles, search, method)
+        beside = beside_the_file(found.value, scan.centre_hint, scan.n_columns)
+        notes = tuple(note for note in (found.note, check.note, beside) if note)
+        return FoundCentre(found, check, scan.centre_hint, notes)
 
     return together(communicator, find)
 
 
+def beside_the_file(found: float, in_file: float | None, columns: int) -> str:
+    """Say how far the centre is from what the file says; nothing where that is near.
+
+    Some beamlines count it from the middle of the detector: then that is what is compared.
+    """
+    if in_file is None:
+        return ""
+    ways = (in_file, in_file + (columns - 1) / 2)
+    if min(abs(found - way) for way in ways) <= FAR:
+        return ""
+    return (
+        f"{found:.2f} was found, and the file says {in_file:.2f}: look at both (--try-centres);"
+        " centre=file takes the file's"
+    )
+
+
+def _say(scan: Scan, found: FoundCentre) -> None:
+    estimate = found.estimate
+    if found.check is None:
+        return
+    console.say(
+        f"{scan.path}: rotation centre {estimate.value:.2f} ± {estimate.uncertainty:.2f} pixels"
+        f" ({estimate.method})"
+    )
+    for note in found.notes:
+        console.warn(f"rotation centre: {note}. If wrong, give it: centre=NUMBER.")
+
+
 def some_sinograms(
     scan: Scan, floor: float, communicator: Communicator, times: Times
-) -> np.ndarray:
-    """Give rank 0 a few full sinograms, (row, view, column); the others none."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give some rows over the height, and to rank 0 their sinograms, (row, view, column)."""
     rows = np.unique([int(part * (scan.n_rows - 1) + 0.5) for part in WHERE])
     fields = Fields.joined([Fields.of(scan, slice(int(row), int(row) + 1)) for row in rows])
     views = np.arange(scan.n_views)
     frames = FrameWise(scan, scan.chunked_by_frame, rows, fields, floor, times, views)
     all_on_first = [slice(0, len(rows))] + [slice(0, 0)] * (communicator.size - 1)
     at_once = frames_at_once(scan, len(rows))
-    return frames_for_rows(
+    sinograms = frames_for_rows(
         frames.line_integrals, scan.n_views, scan.n_columns, all_on_first, communicator, at_once
     )
+    return rows, sinograms

@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from hpc_srct.errors import InputError
-from hpc_srct.preprocessing.centre import some_sinograms
+from hpc_srct.preprocessing.centre import FoundCentre, given_centre, look_for_centre
 from hpc_srct.preprocessing.frames import Fields, Times
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import FrameGroup, Scan
 from hpc_srct.scan.angles import AngleSummary
 from hpc_srct.settings.preprocessing import PreprocessingSettings
-from hpc_srct.tomography.centre import CentreEstimate, find_centre
 from hpc_srct.tomography.correction import minus_log, transmission
 from hpc_srct.tomography.stitching import plan_stitching
 
@@ -41,16 +39,24 @@ class StitchedScan:
 
     Attributes
     ----------
-    found, centre : CentreEstimate
-        On the narrow detector, and in the stitched views.
+    on_detector : float
+        The centre on the narrow detector.
+    centre_hint : float
+        The centre in the stitched views.
+    bytes_read : int
+        Bytes that reading takes for one of its pixels.
     """
 
-    def __init__(self, scan: Scan, centre: CentreEstimate, floor: float):
+    def __init__(self, scan: Scan, centre: float, floor: float):
         self._scan, self._floor = scan, floor
-        self._plan = plan = plan_stitching(scan.angles, scan.n_columns, centre.value)
+        self._plan = plan = plan_stitching(scan.angles, scan.n_columns, centre)
         self._fields: tuple[tuple[int, int, int], Fields] | None = None
+        truth = scan.truth(slice(0, 1))
+        self._truth_size = None if truth is None else truth.shape[1]
+        # One column less where the truth's pixels would fall between those of the slices.
+        odd = truth is not None and (plan.columns - self._truth_size) % 2
         self.path, self.format, self.pixel_size = scan.path, scan.format, scan.pixel_size
-        self.n_views, self.n_rows, self.n_columns = len(plan.views), scan.n_rows, plan.columns
+        self.n_views, self.n_rows, self.n_columns = len(plan.views), scan.n_rows, plan.columns - odd
         self.angles, self.dtype = plan.angles, np.dtype(np.float32)
         self.chunked_by_frame = scan.chunked_by_frame
         self.chunk_frames, self.chunk_rows = scan.chunk_frames, scan.chunk_rows
@@ -58,14 +64,14 @@ class StitchedScan:
         self.dark_groups: list[tuple[float, int]] = []
         self.n_flats = self.n_darks = 0
         self.monitor, self.file_bytes = None, scan.file_bytes
-        self.found = centre
-        self.centre = CentreEstimate(
-            plan.centre, centre.uncertainty, centre.at_edge, centre.method, centre.note
-        )
-        self.centre_hint = plan.centre
+        self.on_detector, self.centre_hint = centre, plan.centre
+        # Both views of a pair: raw, corrected, and a temporary; then the wide one and its parts.
+        item = getattr(scan, "bytes_read", scan.dtype.itemsize)
+        narrow = 2 * scan.n_columns * (item + 12)
+        self.bytes_read = -(-(narrow + 24 * plan.columns) // self.n_columns)
         self.notes = [
             *scan.notes,
-            f"A full turn with the axis at the side (column {centre.value:.2f} of"
+            f"A full turn with the axis at the side (column {centre:.2f} of"
             f" {scan.n_columns}): stitched to {self.n_views} views of {self.n_columns} columns;"
             f" {plan.overlap:.0f} columns overlap.",
         ]
@@ -76,17 +82,25 @@ class StitchedScan:
         Returns
         -------
         ndarray, shape (len(views), rows, columns), float32
-            Transmission.
+            Transmission. What is mostly made of values that were raised to the floor is 0, so
+            that whoever raises it again counts it.
         """
         which = np.asarray(views)
-        first, second = self._plan.partners[which].T
-        wide = self._plan(
-            self._integrals(self._plan.views[which], rows),
-            self._integrals(first, rows),
-            self._integrals(second, rows),
-            which,
-        )
-        return np.exp(-wide)
+        needed = np.concatenate([self._plan.views[which], *self._plan.partners[which].T])
+        # Neighbours share a partner: each frame is read once.
+        frames, places = np.unique(needed, return_inverse=True)
+        own, first, second = places.reshape(3, len(which))
+        integrals, floored = self._integrals(frames, rows)
+
+        def wide(values: np.ndarray) -> np.ndarray:
+            stitched = self._plan(values[own], values[first], values[second], which)
+            return stitched[..., : self.n_columns]
+
+        passed = np.exp(-wide(integrals))
+        np.maximum(passed, np.float32(self._floor), out=passed)
+        if floored.any():
+            passed[wide(floored.astype(np.float32)) > 0.5] = 0
+        return passed
 
     def flats(self, rows: slice = slice(None)) -> list[FrameGroup]:
         """Give none: the projections are corrected."""
@@ -96,8 +110,14 @@ class StitchedScan:
         """Give none: the projections are corrected."""
         return []
 
-    def truth(self, rows: slice = slice(None)) -> None:
-        """Give none: a truth of the narrow detector's size is not that of the stitched one."""
+    def truth(self, rows: slice = slice(None)) -> np.ndarray | None:
+        """Read the truth of a simulated scan on the wide slices' grid, air around it; or None."""
+        if self._truth_size is None:
+            return None
+        truth, wider = self._scan.truth(rows), (self.n_columns - self._truth_size) // 2
+        if wider < 0:
+            return truth[:, -wider:wider, -wider:wider]
+        return np.pad(truth, ((0, 0), (wider, wider), (wider, wider)))
 
     def source(self) -> dict[str, Any]:
         """Describe where the data came from."""
@@ -107,7 +127,8 @@ class StitchedScan:
         """Close the files in this process."""
         self._scan.close()
 
-    def _integrals(self, views: np.ndarray, rows: slice) -> np.ndarray:
+    def _integrals(self, views: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Read and correct views of the narrow detector; tell which values are at the floor."""
         key = rows.indices(self.n_rows)
         if self._fields is None or self._fields[0] != key:
             self._fields = (key, Fields.of(self._scan, rows))
@@ -120,12 +141,13 @@ class StitchedScan:
             flat_positions=fields.positions,
             positions=views + 0.5,
         )
-        return minus_log(passed, out=passed)
+        floored = passed <= np.float32(self._floor)
+        return minus_log(passed, out=passed), floored
 
 
 def stitched_where_aside(
-    scan: Scan, settings: PreprocessingSettings, search: tuple[float, float] | None = None
-) -> Scan | StitchedScan:
+    scan: Scan, settings: PreprocessingSettings, known: dict[str, Any] | None = None
+) -> tuple[Scan | StitchedScan, FoundCentre | None]:
     """Present a full turn whose axis stands at the side as a half turn; others as they are.
 
     Parameters
@@ -134,8 +156,13 @@ def stitched_where_aside(
         Any scan.
     settings
         Their centre, where one is given, is that of the narrow views.
-    search
-        Range of centres to look in; default all but the outermost columns.
+    known
+        What `centre_of` said when the store was begun: then nothing is looked for again.
+
+    Returns
+    -------
+    tuple
+        The scan, and its centre (of the narrow views) where it had to be found for this.
 
     Raises
     ------
@@ -143,20 +170,16 @@ def stitched_where_aside(
         The axis cannot be found.
     """
     if AngleSummary.of(scan.angles).turn != "full":
-        return scan
-    given = settings.centre_among_chosen()
-    if given is not None:
-        centre = CentreEstimate(given, 0.0, False, "given", "")
-    else:
-        sinograms = some_sinograms(scan, settings.floor, Communicator(), Times())
-        last = scan.n_columns - 1
-        try:
-            centre = find_centre(list(sinograms), scan.angles, search or (0.02 * last, 0.98 * last))
-        except InputError as error:
-            raise InputError(
-                f"{scan.path}: no rotation centre found ({error})\nGive it: centre=NUMBER."
-            ) from error
-    short, long = sorted((centre.value, scan.n_columns - 1 - centre.value))
+        return scan, None
+    if known is not None:
+        aside = known.get("on_detector")
+        return (scan if aside is None else StitchedScan(scan, aside, settings.floor)), None
+    last = scan.n_columns - 1
+    found = given_centre(scan, settings) or look_for_centre(
+        scan, settings, Communicator(), Times(), search=(0.02 * last, 0.98 * last)
+    )
+    value = found.estimate.value
+    short, long = sorted((value, last - value))
     if not 0 < short < ASIDE * long:
-        return scan
-    return StitchedScan(scan, centre, settings.floor)
+        return scan, found
+    return StitchedScan(scan, value, settings.floor), found

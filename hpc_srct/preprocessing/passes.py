@@ -17,7 +17,7 @@ from hpc_srct.preprocessing.plan import Pass, Plan
 from hpc_srct.preprocessing.record import Record
 from hpc_srct.preprocessing.rows import RowWise
 from hpc_srct.preprocessing.sinograms import SinogramReader
-from hpc_srct.preprocessing.staging import stage, unstage
+from hpc_srct.preprocessing.staging import StagedSinograms, stage, stage_sinograms, unstage
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
@@ -61,6 +61,7 @@ class _Passes:
         self.scan, self.writer, self.settings, self.plan = scan, writer, settings, plan
         self.communicator, self.times = communicator, times
         self.shard: BlockWriter | None = None
+        self.laid_out: StagedSinograms | None = None
         self.leaves_off = False
         self.row_wise = RowWise(
             scan.angles, scan.n_columns, record.centre["value"], settings, times
@@ -141,6 +142,12 @@ class _Passes:
             slice(int(end) - len(slices), int(end))
             for end, slices in zip(ends, slices_of, strict=True)
         ]
+        if self.laid_out is not None:
+            now = time.perf_counter()
+            mine = rows[shares[self.communicator.rank]]
+            found = self.laid_out.read(mine)
+            self.times.add("read", now)
+            return found
         reader = SinogramReader(self.scan, source, self.settings, self.communicator, self.times)
         at_once = self.plan.views_at_once
         low = None
@@ -169,10 +176,17 @@ class _Passes:
         if not self.plan.staged:
             yield self.scan
             return
-        rows = self.rows
+        rows = range(int(self.rows[0]), int(self.rows[-1]) + 1)
+        if self.settings.phase is not None:
+            self.laid_out = self._line_integrals(rows)
+            try:
+                yield self.scan
+            finally:
+                unstage(self.laid_out, self.communicator)
+            return
         staged = stage(
             self.scan,
-            range(int(rows[0]), int(rows[-1]) + 1),
+            rows,
             self.settings.scratch,
             self.communicator,
             self.plan.views_at_once,
@@ -182,3 +196,19 @@ class _Passes:
             yield staged
         finally:
             unstage(staged, self.communicator)
+
+    def _line_integrals(self, rows: range) -> StagedSinograms:
+        """Take every frame through phase retrieval once, into the scratch folder."""
+        reader = SinogramReader(self.scan, self.scan, self.settings, self.communicator, self.times)
+        wanted, low = np.array(rows), None
+        if self.dose is not None:
+            low = reader.frames(wanted, self.settings.low_views(self.scan.n_views), self.dose)
+        return stage_sinograms(
+            self.scan,
+            rows,
+            self.settings.scratch,
+            self.communicator,
+            self.plan.views_to_stage,
+            reader.frames(wanted),
+            low,
+        )

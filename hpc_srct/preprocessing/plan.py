@@ -39,8 +39,8 @@ class Work:
         Rows chosen, projections, low-dose views, detector columns.
     frame_rows : int
         Rows of a whole frame.
-    item : int
-        Bytes of a raw pixel.
+    item, scratch_item : int
+        Bytes that reading takes for a raw pixel, and bytes of one in a scratch folder.
     chunked_by_frame : bool
         Reading some rows costs whole frames.
     flat_frames, flat_groups : int
@@ -65,6 +65,7 @@ class Work:
     columns: int
     frame_rows: int
     item: int = 2
+    scratch_item: int = 2
     chunked_by_frame: bool = False
     flat_frames: int = 20
     flat_groups: int = 2
@@ -121,14 +122,16 @@ class Plan:
         For each pass, for each rank, its portions.
     rows_per_rank : int
         Most rows that a rank holds at a time.
-    views_at_once : int
-        Views that a rank reads and gives away in one step.
+    views_at_once, views_to_stage : int
+        Views that a rank reads and gives away in one step, and puts into the scratch folder.
     staged : bool
         Frames are laid out by rows in the scratch folder first.
     readings : int
         How often the scan's frames are read from end to end.
-    memory, disk : int
-        Peak bytes per rank, and bytes of the store.
+    phase_retrievals : int
+        How often each frame goes through phase retrieval; 0 where none is asked for.
+    memory, disk, scratch : int
+        Peak bytes per rank, and bytes of the store and of the scratch folder.
     seconds : float
         A rough guess, for one thread per rank on a current CPU.
     """
@@ -136,10 +139,13 @@ class Plan:
     passes: tuple[Pass, ...]
     rows_per_rank: int
     views_at_once: int
+    views_to_stage: int
     staged: bool
     readings: int
+    phase_retrievals: int
     memory: int
     disk: int
+    scratch: int
     seconds: float
 
     def describe(self) -> dict[str, Any]:
@@ -191,7 +197,7 @@ def make_plan(
         )
     rows = fitting[0]
     passes = _deal(blocks, work.n_slices, ranks, rows)
-    staged = scratch and work.chunked_by_frame and not work.whole_frames and len(passes) > 1
+    staged = scratch and work.reads_frames and len(passes) > 1
     by_frame = work.reads_frames and not staged
     readings = (len(passes) if by_frame else 1) + (finds_centre and work.chunked_by_frame)
     n_rows = sum(len(block_slices(block, work.n_slices)) for block in blocks)
@@ -199,10 +205,13 @@ def make_plan(
         passes=passes,
         rows_per_rank=rows,
         views_at_once=_views_at_once(work, rows * ranks, piece),
+        views_to_stage=_views_at_once(work, work.n_slices, piece),
         staged=staged,
         readings=readings,
+        phase_retrievals=(1 if staged else len(passes)) * work.whole_frames,
         memory=_peak(work, ranks, rows, piece),
         disk=n_rows * _disk_per_slice(work),
+        scratch=staged * staged_bytes(work),
         seconds=_seconds(work, passes, readings),
     )
 
@@ -283,6 +292,13 @@ def _peak(work: Work, ranks: int, rows: int, piece: int) -> int:
     averaged = max(rows, flat_rows / ranks)
     averaging = 2 * averaged * work.flat_frames * work.columns * FLOAT
     return int(work.base + SLACK + MARGIN * max(held, averaging))
+
+
+def staged_bytes(work: Work) -> int:
+    """Count the bytes of the frames laid out by rows: raw, or as line integrals after phase."""
+    if work.whole_frames:
+        return work.n_slices * work.sinogram_bytes
+    return work.n_slices * work.n_views * work.columns * work.scratch_item
 
 
 def _disk_per_slice(work: Work) -> int:

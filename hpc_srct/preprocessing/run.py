@@ -18,7 +18,7 @@ import numpy as np
 from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.preprocessing import provenance
-from hpc_srct.preprocessing.centre import centre_of
+from hpc_srct.preprocessing.centre import FoundCentre, centre_of
 from hpc_srct.preprocessing.dose import measure_dose
 from hpc_srct.preprocessing.exchange import together
 from hpc_srct.preprocessing.frames import Times
@@ -105,7 +105,7 @@ def preprocess(
     communicator = communicator or Communicator()
     out = Path(out)
     with contextlib.ExitStack() as held:
-        scan = together(communicator, lambda: opened(scan_path, settings))
+        scan, found = together(communicator, lambda: prepared(scan_path, out, settings))
         held.callback(scan.close)
         rows = settings.chosen_rows(scan.n_rows)
         size = (scan.n_columns, scan.n_columns)
@@ -116,7 +116,7 @@ def preprocess(
             return Summary(0, time.perf_counter() - start)
         times = Times()
         plan = together(communicator, lambda: _planned(scan, writer, settings, task, communicator))
-        record = task.record or _recorded(scan, writer, settings, communicator, times)
+        record = task.record or _recorded(scan, found, writer, settings, communicator, times)
         if task.blocks:
             work_through(scan, writer, settings, record, plan, communicator, times)
         together(communicator, lambda: _finish(scan, writer, settings, record))
@@ -146,6 +146,7 @@ def work_of(scan: Scan, settings: PreprocessingSettings, base: int | None = None
         columns=scan.n_columns,
         frame_rows=scan.n_rows,
         item=getattr(scan, "bytes_read", np.dtype(scan.dtype).itemsize),
+        scratch_item=np.dtype(scan.dtype).itemsize,
         chunked_by_frame=scan.chunked_by_frame,
         flat_frames=max(scan.n_flats, scan.n_darks),
         flat_groups=max(len(groups), 1) + 1,
@@ -173,10 +174,20 @@ def opened(scan_path: Path | str, settings: PreprocessingSettings) -> Scan:
     settings.chosen_rows(scan.n_rows)
     if scan.n_flats:
         scan.darks(slice(0, 1))
-    if settings.stitch:
-        scan = stitched_where_aside(scan, settings)
-    settings.low_views(scan.n_views)
     return scan
+
+
+def prepared(
+    scan_path: Path | str, out: Path, settings: PreprocessingSettings
+) -> tuple[Scan, FoundCentre | None]:
+    """Open a scan as it will be reconstructed; give its centre where it had to be known."""
+    record = read_record(out)
+    scan, found = opened(scan_path, settings), None
+    if settings.stitch:
+        known = None if record is None else record.centre
+        scan, found = stitched_where_aside(scan, settings, known)
+    settings.low_views(scan.n_views)
+    return scan, found
 
 
 def _begin(
@@ -202,13 +213,14 @@ def _begin(
 
 def _recorded(
     scan: Scan,
+    found: FoundCentre | None,
     writer: StoreWriter,
     settings: PreprocessingSettings,
     communicator: Communicator,
     times: Times,
 ) -> Record:
     """Find the centre, and write down what the store is made from before its first shard."""
-    centre = centre_of(scan, settings, communicator, times)
+    centre = centre_of(scan, settings, communicator, times, found)
     dose = None
     if settings.photons is not None:
         dose = together(communicator, lambda: measure_dose(scan, settings).describe())
@@ -232,12 +244,9 @@ def _planned(
         scratch=settings.scratch is not None,
         finds_centre=task.record is None and settings.centre == "auto",
     )
-    free = shutil.disk_usage(writer.folder)
-    if free.total and free.free < plan.disk:
-        raise MachineError(
-            f"{writer.folder}: the store needs {plan.disk / MIB:.0f} MiB more and the disk has"
-            f" {free.free / MIB:.0f} MiB free; free some space and run again."
-        )
+    _ask_for_room(writer.folder, "store", plan.disk)
+    if plan.staged:
+        _ask_for_room(settings.scratch, "scratch copy", plan.scratch)
     done = writer.n_blocks - len(task.blocks)
     before = f"; {done} of {writer.n_blocks} blocks are done" if done else ""
     console.say(
@@ -246,6 +255,16 @@ def _planned(
         f" {plan.memory / MIB:.0f} MiB a rank and {plan.disk / MIB:.0f} MiB of disk{before}"
     )
     return plan
+
+
+def _ask_for_room(folder: Path, what: str, wanted: int) -> None:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there)
+    if free.total and free.free < wanted:
+        raise MachineError(
+            f"{folder}: the {what} needs {wanted / MIB:.0f} MiB more and the disk has"
+            f" {free.free / MIB:.0f} MiB free; free some space and run again."
+        )
 
 
 def _finish(

@@ -72,11 +72,30 @@ class SinogramReader:
         clipped : ndarray (row of this rank's share,) int64
             Values raised to the floor.
         """
+        now = time.perf_counter()
+        frames = self.frames(rows, views, dose)
+        now = self.times.add("correct", now)
+        before = self.times.read + self.times.correct
+        sinograms = frames_for_rows(
+            frames.line_integrals,
+            len(frames.views),
+            self.scan.n_columns,
+            shares,
+            self.communicator,
+            views_at_once,
+        )
+        clipped = total(frames.clipped, self.communicator)[shares[self.communicator.rank]]
+        self.times.add("exchange", now + self.times.read + self.times.correct - before)
+        return sinograms, clipped
+
+    def frames(
+        self, rows: np.ndarray, views: np.ndarray | None = None, dose: Dose | None = None
+    ) -> FrameWise:
+        """Make what reads and corrects frames for some rows; see `read`."""
         views = np.arange(self.scan.n_views) if views is None else views
         phase = phase_step(self.settings, self.scan)
         read = np.arange(self.scan.n_rows) if phase else rows
-        now = time.perf_counter()
-        frames = FrameWise(
+        return FrameWise(
             self.source,
             self.scan.chunked_by_frame and self.source is self.scan,
             read,
@@ -89,19 +108,6 @@ class SinogramReader:
             phase=phase,
             keep=rows if phase else None,
         )
-        now = self.times.add("correct", now)
-        before = self.times.read + self.times.correct
-        sinograms = frames_for_rows(
-            frames.line_integrals,
-            len(views),
-            self.scan.n_columns,
-            shares,
-            self.communicator,
-            views_at_once,
-        )
-        clipped = total(frames.clipped, self.communicator)[shares[self.communicator.rank]]
-        self.times.add("exchange", now + self.times.read + self.times.correct - before)
-        return sinograms, clipped
 
     def _beam(self) -> np.ndarray | None:
         return beam_factors(self.scan.monitor, self.scan) if self.settings.monitor else None

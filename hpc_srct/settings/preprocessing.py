@@ -51,8 +51,15 @@ class PreprocessingSettings(Settings):
         description="Filter of the low-dose reconstruction where it is another: a smooth one (hann)"
         " is an easier start for a network. Null: as `filter`.",
     )
-    centre: float | Literal["auto"] = Field(
-        default="auto", description="Rotation centre, 0-based detector pixel; auto finds it."
+    centre: float | Literal["auto", "file"] = Field(
+        default="auto",
+        description="Rotation centre, 0-based detector pixel; auto finds it, file takes the one"
+        " that the scan's file names.",
+    )
+    centre_method: Literal["auto", "mirror", "pairs", "mass"] = Field(
+        default="auto",
+        description="How the centre is found: mirror (Vo 2014, half a turn), pairs (views half a"
+        " turn apart, Padfield 2012), mass (its path, Helgason-Ludwig); auto suits it to the turn.",
     )
     rows: str | None = Field(
         default=None, description="Detector rows FIRST:STOP (STOP left out); null for all."
@@ -239,13 +246,18 @@ class PreprocessingSettings(Settings):
     def centre_among_chosen(self) -> float | None:
         """Give the centre that the settings name, counted after the columns' choice and binning.
 
-        None where it is to be found.
+        None where it is to be found, or the file's.
         """
-        if self.centre == "auto":
+        if self.centre in ("auto", "file"):
             return None
         first = _range("columns", self.columns, sys.maxsize, sys.maxsize).start
         # The middle of an N-pixel detector is (N − 1)/2 before and after.
         return (float(self.centre) - first + 0.5) / self.binning - 0.5
+
+    def on_detector(self, column: float) -> float:
+        """Count a column in the detector's own pixels, from the first."""
+        first = _range("columns", self.columns, sys.maxsize, sys.maxsize).start
+        return (column + 0.5) * self.binning - 0.5 + first
 
     def padding_columns(self, columns: int) -> int:
         """Say by how many columns a sinogram is continued on each side."""

@@ -12,16 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from hpc_srct.errors import InputError
-from hpc_srct.preprocessing.centre import some_sinograms
+from hpc_srct.preprocessing.centre import FoundCentre, given_centre, look_for_centre
 from hpc_srct.preprocessing.frames import Times
 from hpc_srct.preprocessing.full_turn import StitchedScan, stitched_where_aside
 from hpc_srct.preprocessing.plan import INTERPRETER, make_plan
+from hpc_srct.preprocessing.reduced import ReducedScan, reduced
 from hpc_srct.preprocessing.run import work_of
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan, open_scan
 from hpc_srct.scan.angles import AngleSummary
 from hpc_srct.settings.preprocessing import PreprocessingSettings
-from hpc_srct.tomography.centre import CentreEstimate, find_centre
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,16 @@ class Inspection:
     centre : dict or None
         ``value`` (0-based column), ``uncertainty`` (px), ``at_edge``, ``method``, ``note``;
         None where it cannot be found, and a note says why.
+    centre_of_rows : dict or None
+        Centres of single rows (``rows``, ``centres``, ``uncertainties``), whether they ``agree``,
+        and the axis's ``tilt_degrees``; None where the centre is given.
     centre_in_file : float or None
         What the file itself names, for comparison.
     storage : dict
         Bytes, datasets, files, and how frames are chunked.
     plan : dict or None
-        ``memory_bytes`` (each rank), ``disk_bytes``, ``passes`` over the file's frames,
-        ``seconds``, ``ranks``.
+        ``memory_bytes`` (each rank), ``disk_bytes``, ``scratch_bytes``, ``passes`` over the
+        file's frames, ``phase_retrievals`` of each frame, ``seconds``, ``ranks``.
     notes : list of str
         What was assumed, and what to be careful of.
     """
@@ -63,6 +66,7 @@ class Inspection:
     darks: list[tuple[float, int]]
     pixel_size: float | None
     centre: dict[str, Any] | None
+    centre_of_rows: dict[str, Any] | None
     centre_in_file: float | None
     storage: dict[str, Any]
     plan: dict[str, Any] | None
@@ -84,6 +88,7 @@ class Inspection:
                 "darks": _groups(self.darks),
                 "pixel_size": self.pixel_size,
                 "centre": self.centre,
+                "centre_of_rows": self.centre_of_rows,
                 "centre_in_file": self.centre_in_file,
                 "storage": self.storage,
                 "plan": self.plan,
@@ -112,6 +117,8 @@ class Inspection:
             ("pixel size", _length(self.pixel_size)),
             ("rotation centre", self._centre_line()),
         ]
+        if self.centre_of_rows is not None and self.centre_of_rows["rows"]:
+            lines.append(("centre by rows", _rows_line(self.centre_of_rows)))
         if self.plan is not None:
             lines.append(("preprocessing", _plan_line(self.plan)))
         return lines
@@ -124,6 +131,8 @@ class Inspection:
         within = f"± {sure:.2f} px" if math.isfinite(sure) else "(how sure is not known)"
         text = f"{found['value']:.2f} {within}, by {found['method']}"
         text += f" (middle of the detector: {(self.columns - 1) / 2:g})"
+        if self.centre_in_file is not None:
+            text += f"; the file says {self.centre_in_file:g}"
         if found["at_edge"]:
             text += "; AT THE EDGE of its search range"
         return text + (f"; {found['note']}" if found["note"] else "")
@@ -171,7 +180,8 @@ def inspect(
     if scan.pixel_size is None:
         notes.append("Pixel size: not in the file; results stay in attenuation per pixel.")
     # To look for the centre needs no darks; preprocessing asks for them, as a note says.
-    reconstructed, centre = _centre(scan if scan.n_darks else opened(True), settings, notes)
+    whole = scan if scan.n_darks else opened(True)
+    reconstructed, found = _centre(reduced(whole, settings), settings, notes)
     return Inspection(
         path=str(path),
         format=scan.format,
@@ -183,7 +193,8 @@ def inspect(
         flats=scan.flat_groups,
         darks=scan.dark_groups,
         pixel_size=scan.pixel_size,
-        centre=centre,
+        centre=None if found is None else _on_detector(found, settings),
+        centre_of_rows=None if found is None else _rows_on_detector(found, settings),
         centre_in_file=scan.centre_hint,
         storage=_storage(scan),
         plan=_plan(reconstructed, settings, ranks, notes),
@@ -192,34 +203,55 @@ def inspect(
 
 
 def _centre(
-    scan: Scan, settings: PreprocessingSettings, notes: list[str]
-) -> tuple[Scan | StitchedScan, dict[str, Any] | None]:
+    scan: Scan | ReducedScan, settings: PreprocessingSettings, notes: list[str]
+) -> tuple[Scan | ReducedScan | StitchedScan, FoundCentre | None]:
     """Find the centre from the rows, and in the way, that preprocessing will.
 
     Returns
     -------
     tuple
         The scan as it will be reconstructed (stitched, where it is a full turn with its axis at
-        the side), and the centre on the detector.
+        the side), and the centre before that.
     """
+    reconstructed, found = scan, None
     try:
         if settings.stitch:
-            stitched = stitched_where_aside(scan, settings)
-            if isinstance(stitched, StitchedScan):
-                notes.append(stitched.notes[-1])
-                return stitched, asdict(stitched.found)
-        if settings.centre != "auto":
-            given = CentreEstimate(float(settings.centre), 0.0, False, "given", "")
-            return scan, asdict(given)
-        sinograms = some_sinograms(scan, settings.floor, Communicator(), Times())
-        return scan, asdict(find_centre(list(sinograms), scan.angles))
+            reconstructed, found = stitched_where_aside(scan, settings)
+        if isinstance(reconstructed, StitchedScan):
+            notes.append(reconstructed.notes[-1])
+        found = found or given_centre(scan, settings)
+        found = found or look_for_centre(scan, settings, Communicator(), Times())
     except InputError as error:
         notes.append(f"Rotation centre: {error}")
-        return scan, None
+        return reconstructed, None
+    # What the estimate itself notes stands beside it.
+    notes += [f"Rotation centre: {note}." for note in found.notes if note != found.estimate.note]
+    return reconstructed, found
+
+
+def _on_detector(found: FoundCentre, settings: PreprocessingSettings) -> dict[str, Any]:
+    """Count the centre in the detector's own pixels, whatever columns and binning are asked for."""
+    centre = asdict(found.estimate)
+    centre["value"] = settings.on_detector(centre["value"])
+    centre["uncertainty"] *= settings.binning
+    return centre
+
+
+def _rows_on_detector(found: FoundCentre, settings: PreprocessingSettings) -> dict[str, Any] | None:
+    if found.check is None:
+        return None
+    check = found.check.describe()
+    check["rows"] = [row * settings.binning for row in check["rows"]]
+    check["centres"] = [settings.on_detector(centre) for centre in check["centres"]]
+    check["uncertainties"] = [one * settings.binning for one in check["uncertainties"]]
+    return check
 
 
 def _plan(
-    scan: Scan | StitchedScan, settings: PreprocessingSettings, ranks: int, notes: list[str]
+    scan: Scan | ReducedScan | StitchedScan,
+    settings: PreprocessingSettings,
+    ranks: int,
+    notes: list[str],
 ) -> dict[str, Any] | None:
     try:
         plan = make_plan(
@@ -236,7 +268,9 @@ def _plan(
         "ranks": ranks,
         "memory_bytes": plan.memory,
         "disk_bytes": plan.disk,
+        "scratch_bytes": plan.scratch,
         "passes": plan.readings,
+        "phase_retrievals": plan.phase_retrievals,
         "seconds": plan.seconds,
         "rows_per_rank": plan.rows_per_rank,
         "staged": plan.staged,
@@ -301,11 +335,26 @@ def _length(metres: float | None) -> str:
 def _plan_line(plan: dict[str, Any]) -> str:
     passes = plan["passes"]
     times = "once" if passes == 1 else "twice" if passes == 2 else f"{passes} times"
-    return (
+    text = (
         f"{plan['ranks']} rank(s), {_bytes(plan['memory_bytes'])} of memory each,"
         f" {_bytes(plan['disk_bytes'])} of disk, about {_seconds(plan['seconds'])},"
-        f" reads the frames {times}" + (", staged in the scratch folder" if plan["staged"] else "")
+        f" reads the frames {times}"
     )
+    if plan["staged"]:
+        text += f", staged in the scratch folder ({_bytes(plan['scratch_bytes'])})"
+    if plan["phase_retrievals"]:
+        count = plan["phase_retrievals"]
+        text += f"; phase retrieval of each frame {'once' if count == 1 else f'{count} times'}"
+        text += "" if count == 1 else " (once with more memory, or a scratch folder)"
+    return text
+
+
+def _rows_line(check: dict[str, Any]) -> str:
+    each = zip(check["rows"], check["centres"], strict=True)
+    text = ", ".join(f"{row}: {centre:.2f}" for row, centre in each)
+    if check["tilt_degrees"] is not None:
+        text += f"; tilt {check['tilt_degrees']:.2f}° ± {check['tilt_uncertainty_degrees']:.2f}°"
+    return text + ("" if check["agree"] else "; THEY DISAGREE, see the note")
 
 
 def _bytes(count: float) -> str:

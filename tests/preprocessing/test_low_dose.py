@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -15,8 +17,9 @@ from hpc_srct.scan import open_scan
 from hpc_srct.settings.base import load
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import SliceStore
+from hpc_srct.tomography.phase import Paganin
 
-from .conftest import disc_integrals, fingerprint, write_scan
+from .conftest import MPIEXEC, disc_integrals, environment, fingerprint, write_scan
 
 
 def settings_of(*words: str) -> PreprocessingSettings:
@@ -212,6 +215,52 @@ def test_phase_retrieval_smooths_and_keeps_grey_values(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "_rows_wanted", lambda work, ranks, n_blocks: [2])
     made(scan, tmp_path / "tight", *words, *phase)
     assert fingerprint(tmp_path / "tight") == fingerprint(tmp_path / "store")
+
+
+def test_phase_retrieval_once_where_there_is_a_scratch_folder(tmp_path, monkeypatch):
+    scan = write_scan(tmp_path / "scan.h5", rows=70, views=40, columns=48, chunked=True)
+    phase = ["phase.energy_kev=20", "phase.distance_m=0.005", "phase.delta_beta=100"]
+    words = ["centre=23.5", "rows=2:68", "floor=0.5", *phase, "phase.pixel_size_m=1e-6"]
+    words += ["photons=2000", "gain=1"]
+    made(scan, tmp_path / "plain", *words)
+    retrieved = []
+    paganin = Paganin.__call__
+    monkeypatch.setattr(
+        Paganin,
+        "__call__",
+        lambda self, frames: retrieved.append(frames.ndim == 2) or paganin(self, frames),
+    )
+    monkeypatch.setattr(plan, "_rows_wanted", lambda work, ranks, n_blocks: [16])
+    done = preprocess(scan, tmp_path / "tight", settings_of(*words))
+    passes = len(done.plan.passes)
+    assert (done.plan.phase_retrievals, passes) == (passes, 5)
+    # The photons taken away have a share of the views retrieved for themselves.
+    assert sum(retrieved) == passes * (40 + 7)
+    retrieved.clear()
+    scratch = tmp_path / "scratch"
+    done = preprocess(scan, tmp_path / "staged", settings_of(*words, f"scratch={scratch}"))
+    assert (done.plan.phase_retrievals, done.plan.readings) == (1, 1)
+    assert done.plan.scratch == 66 * (40 + 7) * 48 * 4
+    assert sum(retrieved) == 40 + 7
+    assert list(scratch.iterdir()) == []
+    expected = fingerprint(tmp_path / "plain")
+    assert fingerprint(tmp_path / "tight") == expected
+    assert fingerprint(tmp_path / "staged") == expected
+    code = (
+        "import sys; from hpc_srct.preprocessing import plan; from hpc_srct.cli import main;"
+        "plan._rows_wanted = lambda *_: [4]; sys.argv[0] = 'srct'; main()"
+    )
+    answer = subprocess.run(
+        [MPIEXEC, "-n", "2", sys.executable, "-c", code, "preprocess", scan, "-o"]
+        + [tmp_path / "two", *words, f"scratch={scratch}"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert "9 pass(es)" in answer.stdout
+    assert fingerprint(tmp_path / "two") == expected
 
 
 def test_padding_for_objects_wider_than_the_detector(tmp_path):

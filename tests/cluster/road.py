@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -74,7 +77,7 @@ class User:
         """The log of a job that ``submit`` or the pipeline made."""
         return "".join(p.read_text() for p in self.folder.glob(f"**/*-{job}.log"))
 
-    def until(self, job: str, *states: str, within_s: float = 240) -> None:
+    def until(self, job: str, *states: str, within_s: float = 400) -> None:
         """Wait until a job is in one of these states."""
         self._wait(
             f"job {job} is {' or '.join(states)}\n{self.log(job)}",
@@ -82,14 +85,57 @@ class User:
             within_s,
         )
 
-    def until_steps(self, run: Path, count: int, within_s: float = 180) -> None:
+    def until_steps(self, run: Path, count: int, within_s: float = 300) -> None:
         """Wait until a run has taken so many steps."""
         self._wait(f"{run} has {count} steps", lambda: steps(run) >= count, within_s)
 
-    def ranks(self) -> list[str]:
-        """Process ids of the training's tasks, as numbered inside the cluster."""
-        pattern = r"^[^ ]*python[^ ]* -m hpc_srct train"
+    def ranks(self, of: str = "-m hpc_srct train") -> list[str]:
+        """Process ids of a job's tasks, as numbered inside the cluster."""
+        pattern = rf"^[^ ]*python[^ ]* .*{of}"
         return self.do("pgrep", "-f", pattern, check=False).stdout.split()
+
+    @contextmanager
+    def held(self, of: str, number: signal.Signals) -> Iterator[None]:
+        """Hold a job's tasks where they are, until Slurm has sent them a signal.
+
+        However slow or fast the machine is, they are told in the middle of their work.
+        """
+        ranks = self.ranks(of)
+        assert ranks, f"nothing of '{of}' runs"
+        self.do("kill", "-STOP", *ranks)
+        try:
+            yield
+            self._wait(
+                f"{number.name} has come",
+                lambda: all(self._is_told(rank, number) for rank in ranks),
+                300,
+            )
+        finally:
+            self.do("kill", "-CONT", *ranks, check=False)
+
+    def _is_told(self, rank: str, number: signal.Signals) -> bool:
+        lines = self.do("cat", f"/proc/{rank}/status", check=False).stdout.splitlines()
+        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        if not status.get("State", "").startswith("T"):
+            return True  # with TERM, Slurm also tells it to go on
+        return bool(int(status["ShdPnd"], 16) >> (number - 1) & 1)
+
+    def until_shards(self, store: Path, within_s: float = 240) -> None:
+        """Wait until a store has its first shard, and be quick to notice."""
+        deadline = time.monotonic() + within_s
+        while not shards(store):
+            assert time.monotonic() < deadline, f"no shard in {store}"
+            time.sleep(0.01)
+
+    def preempt(self) -> str:
+        """Submit a job that takes both nodes from whoever has them; give its id."""
+        words = ["--parsable", "--partition=urgent", "--nodes=2", "--exclusive"]
+        return self.do("sbatch", *words, "--output=/dev/null", "--wrap=sleep 1").stdout.strip()
+
+
+def shards(store: Path) -> dict[str, int]:
+    """The shards of a store that are whole, with the time at which each was made."""
+    return {path.name: path.stat().st_mtime_ns for path in store.glob("shards/rows-*.h5")}
 
 
 def steps(run: Path) -> int:

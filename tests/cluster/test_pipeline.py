@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import yaml
-from cluster.road import ROOT, SITE
+from cluster.road import ROOT, SITE, shards
+from enhancement.cases import described, restless, volume, write_store
+from preprocessing.conftest import write_scan
+
+from hpc_srct.models.files import save_model
 
 OPEN_MPI = Path("/usr/lib/x86_64-linux-gnu/libmpi.so.40")
 PMIX = Path("/usr/lib/x86_64-linux-gnu/libpmix.so")
@@ -54,20 +59,44 @@ def test_embedded_and_own_mpi_make_the_same_store_and_none_is_refused(user, scan
     user.until(job, "COMPLETED", "FAILED")
     assert user.state(job) == "COMPLETED", user.log(job)
     embedded, other = map(volumes, stores)
-    for name, volume in embedded.items():
-        np.testing.assert_array_equal(volume, other[name])
+    for name, made in embedded.items():
+        np.testing.assert_array_equal(made, other[name])
 
 
-def test_a_preprocessing_that_is_told_to_stop_is_requeued_and_completes(user, scan, wait):
+def test_a_preprocessing_that_is_told_to_stop_is_requeued_and_makes_what_is_missing(user):
+    scan = write_scan(user.folder / "scan.h5", rows=640, views=120, columns=96)
     store = user.folder / "store"
-    job = user.submit("preprocess", scan, store, "views=1/6")
-    tasks = ("pgrep", "-f", r"^[^ ]*python[^ ]* -m hpc_srct preprocess")
-    wait("its tasks have started", lambda: user.do(*tasks, check=False).stdout, 120)
-    user.do("scancel", "--signal=TERM", job)
+    job = user.submit("preprocess", scan, store, "views=1/6", "centre=47.5")
+    user.until_shards(store)
+    with user.held("-m hpc_srct preprocess", signal.SIGTERM):
+        user.do("scancel", "--signal=TERM", job)
+    goes_on_with_what_is_missing(user, job, store, 20)
+    assert all(np.isfinite(volume).all() for volume in volumes(store).values())
+
+
+def test_a_preempted_enhancement_is_requeued_and_makes_what_is_missing(user):
+    model = save_model(restless("unet"), described(), user.folder / "a model.safetensors")
+    source = write_store(user.folder / "source", volume(32 * 20))
+    out = user.folder / "it's enhanced"
+    job = user.submit("enhance", source, model, out)
+    user.until_shards(out)
+    with user.held("-m hpc_srct enhance", signal.SIGTERM):
+        user.preempt()
+    goes_on_with_what_is_missing(user, job, out, 20)
+    with h5py.File(out / "slices.h5") as file:
+        assert np.isfinite(file["entry/enhanced/data"][:]).all()
+
+
+def goes_on_with_what_is_missing(user, job: str, store: Path, count: int) -> None:
+    """Check that a job that was told to stop is requeued, and keeps what it had made."""
+    user._wait("it is requeued", lambda: "; requeued." in user.log(job), 120)
+    kept = shards(store)
+    assert 0 < len(kept) < count
     user.until(job, "COMPLETED", "FAILED")
     assert user.state(job) == "COMPLETED", user.log(job)
-    assert "; requeued." in user.log(job)
-    assert all(np.isfinite(volume).all() for volume in volumes(store).values())
+    made = shards(store)
+    assert len(made) == count
+    assert kept.items() <= made.items()
 
 
 @pytest.fixture
@@ -106,7 +135,7 @@ def test_the_whole_road_as_it_was_shown(user, road):
         for word in shlex.split(line):
             if word.startswith("--output="):
                 assert f"StdOut={word.removeprefix('--output=').replace('%j', job)}" in details
-    user.until(ids[2], "COMPLETED", "FAILED", "CANCELLED", within_s=280)
+    user.until(ids[2], "COMPLETED", "FAILED", "CANCELLED", within_s=500)
     assert [user.state(job) for job in ids] == ["COMPLETED"] * 3, "".join(map(user.log, ids))
     with h5py.File(road[4] / "enhanced" / "slices.h5") as file:
         assert np.isfinite(file["entry/enhanced/data"][:]).all()
@@ -120,5 +149,5 @@ def test_a_training_that_stopped_unfinished_does_not_start_the_enhancement(user,
     assert "not requeued: this site does not requeue jobs" in user.log(train)
     answer = user.do("sacct", "-n", "-X", "-P", "-o", "ExitCode", "-j", train)
     assert answer.stdout.strip() == "75:0"
-    user.until(enhance, "CANCELLED", within_s=60)
+    user.until(enhance, "CANCELLED")
     assert not (road[4] / "enhanced").exists()

@@ -1,7 +1,8 @@
-"""A sweep as one array over two nodes, with one of its tasks preempted."""
+"""A sweep as one array over two nodes, one of whose tasks comes to its time limit."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hpc_srct.sweeps import Sweep
 from hpc_srct.sweeps.status import State
 
 
-def test_an_array_task_stops_requeues_and_ends_as_if_undisturbed(
+def test_an_array_task_out_of_time_requeues_and_ends_as_if_undisturbed(
     user, experiment, undisturbed, monkeypatch
 ):
     folder = user.folder / "it's a sweep"
@@ -30,6 +31,8 @@ def test_an_array_task_stops_requeues_and_ends_as_if_undisturbed(
     file = user.folder / "sweep.yaml"
     file.write_text(yaml.safe_dump(tree))
     srct = [sys.executable, "-m", "hpc_srct", "sweep", file]
+    # Slurm looks at its time limits every half minute, and warns up to as much too early.
+    user.site("site.yaml", gpu={"time_limit": "2m"}, stop_before_end="25s")
     told = user.do(*srct, "--site", "site.yaml").stdout
     assert "2 of 2 runs submitted" in told
 
@@ -38,10 +41,10 @@ def test_an_array_task_stops_requeues_and_ends_as_if_undisturbed(
         monkeypatch.setenv(name, value)
     sweep = Sweep.from_file(file)
     first, second = (sweep.ledger.run_folder(run.name) for run in sweep.runs)
-    job = sweep.ledger.entry(sweep.runs[0].name).job
     user.until_steps(first, 3)
-    assert [now.state for now in sweep.status()] == [State.RUNNING, State.WAITING]
-    user.do("scancel", "--signal=USR2", job)
+    with user.held("submitit.core._submit", signal.SIGUSR2):
+        assert [now.state for now in sweep.status()] == [State.RUNNING, State.WAITING]
+    assert 0 < steps(first) < 240, "it was to be stopped in the middle"
 
     found = sweep.wait(every=2)
     assert [now.state for now in found] == [State.DONE, State.DONE], logs(folder)
@@ -84,7 +87,7 @@ def test_a_killed_rank_and_a_cancelled_task_are_told_and_go_on(user, experiment,
     [run] = sweep.submit("slurm", site)
     run_folder = sweep.ledger.run_folder(run.name)
     user.until_steps(run_folder, 3)
-    ranks = user.do("pgrep", "-f", r"^[^ ]*python[^ ]* .*submitit.core._submit").stdout.split()
+    ranks = user.ranks("submitit.core._submit")
     user.do("kill", "-9", ranks[-1])
     user.until(sweep.ledger.entry(run.name).job, "FAILED", within_s=60)
     [now] = sweep.status()
@@ -98,7 +101,7 @@ def test_a_killed_rank_and_a_cancelled_task_are_told_and_go_on(user, experiment,
     job = sweep.ledger.entry(run.name).job
     user.do("scancel", job)
     user.until(job, "CANCELLED")
-    user._wait("it is known as stopped", lambda: sweep.status()[0].state is State.STOPPED, 30)
+    user._wait("it is known as stopped", lambda: sweep.status()[0].state is State.STOPPED, 60)
     assert sweep.submit("slurm", site) == [run], "what was cancelled goes on"
     user.until_steps(run_folder, steps(run_folder) + 3)
 

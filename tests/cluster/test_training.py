@@ -6,9 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import pytest
 from cluster.road import ROOT, steps
 from training.tiny_runs import same
 
@@ -25,10 +23,8 @@ def test_a_preempted_job_saves_requeues_and_goes_on(user, experiment, undisturbe
     run = user.folder / "run"
     job = user.submit("train", experiment, run)
     user.until_steps(run, 3)
-    urgent = user.do(
-        *("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive"),
-        *("--output=/dev/null", "--wrap=sleep 1"),
-    ).stdout.strip()
+    with user.held("-m hpc_srct train", signal.SIGUSR2):
+        urgent = user.preempt()
     user.until(urgent, "COMPLETED")
     assert 0 < steps(run) < 240, "it was to be stopped in the middle"
     user.until(job, "COMPLETED", "FAILED")
@@ -68,10 +64,10 @@ def test_a_job_that_gets_nowhere_is_not_requeued_for_ever(user, experiment, wait
     run = user.folder / "run"
     job = user.submit("train", experiment, run, nodes=1)
     for _ in range(2):
-        wait("its task has started", user.ranks, 180)
+        wait("its task has started", user.ranks, 300)
         user.do("scancel", "--signal=USR2", job)
-        wait("its task has ended", lambda: not user.ranks(), 60)
-    user.until(job, "FAILED", within_s=60)
+        wait("its task has ended", lambda: not user.ranks(), 120)
+    user.until(job, "FAILED")
     log = user.log(job)
     assert log.count("; requeued.") == 1
     assert "no progress between two restarts" in log
@@ -103,27 +99,3 @@ def test_ctrl_c_on_a_workstation_saves_and_the_same_command_goes_on(
     told, _ = process.communicate(timeout=240)
     assert process.returncode == 0, told
     same(run, undisturbed)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"gpu": {"partition": "fast"}}, "Look at partition in site.yaml"),
-        ({"gpu": {"account": "nobody"}}, "Look at account, which must go with partition in site"),
-        ({"gpu": {"qos": "best"}}, "Look at qos in site.yaml"),
-        ({"gpu": {"gpu_type": "h900"}}, "gpu_type"),
-        ({"gpu": {"gpus_per_node": 8}}, "Look at"),
-        ({"gpu": {"time_limit": "9d"}}, "Look at"),
-        ({"gpu": {"mem_per_cpu": "900G"}}, "Look at"),
-        ({"gpu": {"partition": None, "time_limit": None}}, "time_limit"),
-    ],
-)
-def test_what_slurm_refuses_is_put_into_words(user, experiment, changes, said):
-    user.site(**changes)
-    tasks = changes["gpu"].get("gpus_per_node", 1)
-    words = ["--site", "site.yaml", "--tasks-per-node", tasks, "train", experiment, "run"]
-    done = user.do(ROOT / "slurm" / "submit.sh", *words, check=False)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) <= 2, done.stderr
-    assert not Path(user.folder / "run").exists()

@@ -132,6 +132,9 @@ def inspect(
     overrides: Overrides = None,
     layout: Layout = None,
     config: Config = None,
+    ranks: Annotated[
+        int, typer.Option("--ranks", min=1, help="MPI ranks that preprocessing will have.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a scan file, where its rotation centre is, and what preprocessing takes.
@@ -142,7 +145,7 @@ def inspect(
     from hpc_srct.workflows.inspect import inspect as look
 
     settings = load(PreprocessingSettings, config, overrides or ())
-    found = look(scan, layout=layout, settings=settings)
+    found = look(scan, layout=layout, settings=settings, ranks=ranks)
     if as_json:
         _print_json(found.to_json())
     else:

@@ -190,10 +190,9 @@ def make_plan(
     piece = min(PIECE, memory // 16)
     fitting = [rows for rows in wanted if _peak(work, ranks, rows, piece) <= memory]
     if not fitting:
-        least = _peak(work, ranks, wanted[-1], piece)
         raise InputError(
             f"memory: {memory / MIB:.0f} MiB does not hold two rows of {work.n_views} views"
-            f" × {work.columns} columns; set memory={math.ceil(least / MIB)}MiB or more."
+            f" × {work.columns} columns; set memory={_least(work, ranks, wanted[-1])}MiB or more."
         )
     rows = fitting[0]
     passes = _deal(blocks, work.n_slices, ranks, rows)
@@ -214,6 +213,16 @@ def make_plan(
         scratch=staged * staged_bytes(work),
         seconds=_seconds(work, passes, readings),
     )
+
+
+def _least(work: Work, ranks: int, rows: int) -> int:
+    """Find the least memory (MiB) that holds so many rows: with more, more is read at once."""
+    least = 0
+    while True:
+        need = math.ceil(_peak(work, ranks, rows, min(PIECE, least * MIB // 16)) / MIB)
+        if need <= least:
+            return least
+        least = need
 
 
 def _rows_wanted(work: Work, ranks: int, n_blocks: int) -> list[int]:

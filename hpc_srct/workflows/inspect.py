@@ -117,7 +117,7 @@ class Inspection:
             ("pixel size", _length(self.pixel_size)),
             ("rotation centre", self._centre_line()),
         ]
-        if self.centre_of_rows is not None and self.centre_of_rows["rows"]:
+        if self.centre_of_rows is not None and len(self.centre_of_rows["rows"]) > 1:
             lines.append(("centre by rows", _rows_line(self.centre_of_rows)))
         if self.plan is not None:
             lines.append(("preprocessing", _plan_line(self.plan)))

@@ -42,29 +42,33 @@ def write_scan(
     dtype: type = np.float32,
     drift: float = 1.0,
     attenuation: float = 0.02,
+    tilt: float = 0.0,
+    angles: np.ndarray | None = None,
 ) -> Path:
     """Write a DXchange scan: in each row two discs, at places that differ from row to row.
 
-    The beam's intensity goes from 1 to `drift` over the scan; flats stand before and after.
+    The beam's intensity goes from 1 to `drift` over the scan; flats stand before and after. The
+    axis leans by `tilt` degrees about the middle row.
     """
     rng = np.random.default_rng(1)
-    angles = np.arange(views) * np.pi / views
+    angles = np.arange(views) * np.pi / views if angles is None else angles
     centre = (columns - 1) / 2 if centre is None else centre
+    leaning = centre + np.tan(np.radians(tilt)) * (np.arange(rows) - (rows - 1) / 2)
     radius = min(centre, columns - 1 - centre)
     turn = np.arange(rows) * 0.3
     integrals = np.stack(
         [
-            disc_integrals(angles, columns, centre, 0, 0, 0.8 * radius, attenuation)
+            disc_integrals(angles, columns, axis, 0, 0, 0.8 * radius, attenuation)
             + disc_integrals(
                 angles,
                 columns,
-                centre,
+                axis,
                 0.4 * radius * np.cos(t),
                 0.4 * radius * np.sin(t),
                 0.2 * radius,
                 attenuation,
             )
-            for t in turn
+            for t, axis in zip(turn, leaning, strict=True)
         ],
         axis=1,
     )

@@ -52,6 +52,93 @@ def test_centre_off_the_middle_is_found(tmp_path):
     assert store.field_of_view == pytest.approx(min(store.centre, 95 - store.centre))
 
 
+def with_centre(path: Path, centre: float) -> Path:
+    with h5py.File(path, "r+") as file:
+        file["simulation/centre"] = centre
+    return path
+
+
+def test_the_files_own_centre(tmp_path, capsys):
+    path = with_centre(write_scan(tmp_path / "scan.h5", rows=4, views=90, columns=96), 45.0)
+    found = made(path, tmp_path / "found")
+    assert found.centre == pytest.approx(47.5, abs=0.25)
+    assert found.provenance["centre"]["in_file"] == 45
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the file says 45.00: look at both" in said
+    taken = made(path, tmp_path / "taken", "centre=file")
+    assert (taken.centre, taken.provenance["centre"]["method"]) == (45, "from the file")
+    part = made(path, tmp_path / "part", "centre=file", "columns=10:90", "binning=2")
+    assert part.centre == (35 + 0.5) / 2 - 0.5
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("in_file", [46.2, -0.4])  # counted from the side, or from the middle
+def test_a_centre_in_the_file_that_is_near_needs_no_word(tmp_path, capsys, in_file):
+    path = write_scan(tmp_path / "scan.h5", rows=2, views=90, columns=96)
+    made(with_centre(path, in_file), tmp_path / "store")
+    assert capsys.readouterr().err == ""
+
+
+def test_no_centre_in_the_file(scan, tmp_path):
+    with pytest.raises(InputError, match="names no rotation centre"):
+        made(scan, tmp_path / "store", "centre=file")
+    with pytest.raises(InputError, match="centre: 400 is off the detector"):
+        made(with_centre(scan, 400.0), tmp_path / "store", "centre=file")
+
+
+@pytest.mark.parametrize("method", ["mirror", "pairs", "mass"])
+def test_the_centre_by_a_method(tmp_path, method):
+    path = write_scan(tmp_path / "scan.h5", rows=4, views=90, columns=96, centre=44.3)
+    store = made(path, tmp_path / "store", f"centre_method={method}")
+    assert store.centre == pytest.approx(44.3, abs=0.5)
+    words = {"mirror": "mirrored half turn", "pairs": "opposite views", "mass": "centre of mass"}
+    assert store.provenance["centre"]["method"] == words[method]
+
+
+def test_a_leaning_axis_is_warned_of(tmp_path, capsys):
+    path = write_scan(tmp_path / "scan.h5", rows=64, views=90, columns=96, tilt=3.0, noise=50)
+    store = made(path, tmp_path / "store", "rows=0:2")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the axis is tilted by" in said
+    rows = store.provenance["centre"]["rows"]
+    assert rows["tilt_degrees"] == pytest.approx(3.0, abs=0.3)
+    assert rows["rows"] == [6, 19, 32, 44, 57]
+    assert not rows["agree"]
+    upright = write_scan(tmp_path / "upright.h5", rows=64, views=90, columns=96, noise=50)
+    rows = made(upright, tmp_path / "other", "rows=0:2").provenance["centre"]["rows"]
+    assert rows["agree"]
+    assert abs(rows["tilt_degrees"]) < 0.3
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "angles",
+    [
+        np.deg2rad(270 - np.arange(91) * 2.0),  # backwards, its end point the first again
+        np.deg2rad(-33.3 + np.arange(90) * 2.0),
+        np.pi * np.cumsum(np.random.default_rng(5).uniform(0.2, 1.8, 130)) / 130,
+        np.deg2rad(17 + np.random.default_rng(5).permutation(90) * 2.0),
+        np.deg2rad(np.arange(181) * 2.0),  # a full turn and its end point
+    ],
+    ids=["backwards", "anywhere", "irregular", "shuffled", "full"],
+)
+def test_the_same_object_from_angles_of_every_kind(tmp_path, angles):
+    plain = np.arange(90) * np.pi / 90
+    images = []
+    for name, turn in (("plain", plain), ("other", angles)):
+        path = write_scan(
+            tmp_path / f"{name}.h5", rows=2, views=len(turn), columns=96, centre=45.2, angles=turn
+        )
+        store = made(path, tmp_path / name, "views=null")
+        assert store.centre == pytest.approx(45.2, abs=0.25)
+        images.append(store.read("full", 1))
+    y, x = np.mgrid[:96, :96] - 47.5
+    inside = np.hypot(x, y) < 30
+    difference = (images[1] - images[0])[inside]
+    assert np.sqrt((difference**2).mean()) < 0.1 * images[0][inside].mean()
+    assert abs(difference.mean()) < 0.01 * images[0][inside].mean()
+
+
 def test_rows_views_and_sinogram(scan, tmp_path):
     store = made(scan, tmp_path / "store", "views=1/6+2", "rows=10:38", "centre=23.5")
     assert store.rows.tolist() == list(range(10, 38))

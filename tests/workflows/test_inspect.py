@@ -11,6 +11,7 @@ import time
 import h5py
 import numpy as np
 import pytest
+from preprocessing.conftest import write_scan
 from rich.console import Console
 from scan.writers import write_nxtomo
 
@@ -139,6 +140,70 @@ def test_an_empty_scan_has_no_centre_and_says_why(scans):
 def test_a_centre_that_is_given(scans):
     found = inspect(scans / "aps_tooth_dx.h5", settings=PreprocessingSettings(centre=300))
     assert (found.centre["value"], found.centre["method"]) == (300, "given")
+
+
+def test_the_files_centre_stands_beside_the_one_found(tmp_path):
+    path = write_scan(tmp_path / "scan.h5", rows=4, views=90, columns=96)
+    with h5py.File(path, "r+") as file:
+        file["simulation/centre"] = 40.25
+    found = inspect(path)
+    assert found.centre["value"] == pytest.approx(47.5, abs=0.25)
+    assert found.to_json()["centre_in_file"] == 40.25
+    assert "the file says 40.25" in as_text(found)
+    assert any("and the file says 40.25: look at both" in note for note in found.notes)
+    own = inspect(path, settings=PreprocessingSettings(centre="file"))
+    assert (own.centre["value"], own.centre["method"]) == (40.25, "from the file")
+    assert own.centre_of_rows is None
+
+
+def test_rows_are_compared_and_a_leaning_axis_is_told(tmp_path):
+    path = write_scan(tmp_path / "scan.h5", rows=64, views=90, columns=96, tilt=-3.0, noise=50)
+    found = inspect(path)
+    told = found.to_json()["centre_of_rows"]
+    assert told["tilt_degrees"] == pytest.approx(-3, abs=0.3)
+    assert (told["rows"], told["agree"]) == ([6, 19, 32, 44, 57], False)
+    assert told["centres"] == sorted(told["centres"], reverse=True)
+    assert any("the axis is tilted by" in note for note in found.notes)
+    text = as_text(found)
+    assert "THEY DISAGREE" in text
+    assert f"tilt {told['tilt_degrees']:.2f}°" in text
+
+
+def test_binning_and_columns_are_planned_and_counted_in_the_detectors_pixels(tmp_path):
+    path = write_scan(tmp_path / "scan.h5", rows=32, views=90, columns=96, centre=44.3)
+    settings = PreprocessingSettings(binning=2, columns="8:88", sinogram=False)
+    found = inspect(path, settings=settings)
+    assert found.columns == 96
+    assert found.centre["value"] == pytest.approx(44.3, abs=0.5)
+    assert found.centre_of_rows["rows"] == [4, 10, 16, 22, 28]
+    assert found.centre_of_rows["centres"] == pytest.approx([44.3] * 5, abs=0.5)
+    assert found.plan["disk_bytes"] == 16 * 2 * 40 * 40 * 4
+
+
+def test_how_often_phase_is_retrieved(tmp_path):
+    path = write_scan(tmp_path / "scan.h5", rows=320, views=90, columns=96, chunked=True)
+    phase = {"energy_kev": 20, "distance_m": 0.05, "delta_beta": 300, "pixel_size_m": 1e-6}
+    settings = PreprocessingSettings(centre=47.5, phase=phase)
+    assert inspect(path, settings=settings).plan["phase_retrievals"] == 1
+    least = inspect(path, settings=settings.model_copy(update={"memory": "1MiB"})).notes[-1]
+    memory = least.rpartition("memory=")[2].partition(" ")[0]
+    tight = inspect(path, settings=settings.model_copy(update={"memory": memory}))
+    count = tight.plan["phase_retrievals"]
+    assert count == tight.plan["passes"] > 1
+    assert f"phase retrieval of each frame {count} times" in as_text(tight)
+    update = {"memory": memory, "scratch": tmp_path / "scratch"}
+    staged = inspect(path, settings=settings.model_copy(update=update))
+    assert (staged.plan["phase_retrievals"], staged.plan["passes"]) == (1, 1)
+    assert staged.plan["scratch_bytes"] == 320 * 90 * 96 * 4
+    assert "phase retrieval of each frame once" in as_text(staged)
+
+
+def test_ranks_of_the_plan(scans):
+    words = [sys.executable, "-m", "hpc_srct", "inspect", str(scans / "i13_24737.nxs"), "--json"]
+    answer = subprocess.run([*words, "--ranks", "3"], capture_output=True, text=True, check=True)
+    told = json.loads(answer.stdout)
+    assert told["plan"]["ranks"] == 3
+    assert told["centre_of_rows"]["agree"]
 
 
 def test_flats_between_projections_and_what_was_assumed(tmp_path):

@@ -65,8 +65,8 @@ def kill_many(times: int, seed: int, folder: Path, preprocessed: Preprocess) -> 
             store.rename(folder / f"done-{blows}-{time.monotonic_ns()}")
 
 
-def test_killed_three_times(tmp_path, preprocessed):
-    kill_many(3, 5, tmp_path, preprocessed)
+def test_killed_five_times(tmp_path, preprocessed):
+    kill_many(5, 5, tmp_path, preprocessed)
 
 
 @pytest.mark.soak

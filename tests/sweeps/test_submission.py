@@ -279,6 +279,16 @@ def test_the_command_without_a_profile(make, slurm, tmp_path):
         run_sweep(tmp_path / "sweep.yaml", [f"out={tmp_path}/out"], cluster="lsf")
 
 
+def test_the_command_without_a_slurm(site_file, tmp_path, monkeypatch):
+    (tmp_path / "sweep.yaml").write_text("experiment: exp.yaml\ngrid: {seed: [1]}\n")
+    (tmp_path / "exp.yaml").write_text("{}\n")
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(InputError, match="no sbatch on this machine") as refused:
+        run_sweep(tmp_path / "sweep.yaml", [f"out={tmp_path}/out"], site=site_file)
+    assert len(str(refused.value).splitlines()) == 2
+    run_sweep(tmp_path / "sweep.yaml", [f"out={tmp_path}/out"], site=site_file, dry_run=True)
+
+
 def test_the_command_submits_shows_and_concludes(make, taken, site_file, tmp_path, capfd):
     (tmp_path / "sweep.yaml").write_text("experiment: exp.yaml\ngrid: {seed: [1, 2]}\nname: mine\n")
     words = [f"out={tmp_path}/out", "evaluate=[]"]

@@ -45,6 +45,8 @@ class Parts:
     best_models: export.BestModels
     description: dict[str, Any]
     progress: Progress
+    # Whether this start computes otherwise than the one before.
+    switched: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -218,6 +220,7 @@ def _begin(parts: Parts) -> None:
 def _restore(parts: Parts) -> None:
     found = together(parts.ranks, parts.checkpoints.latest)
     parts.progress = parts.checkpoints.restore(parts.engine, found)
+    parts.switched = found.manifest["precision"] != parts.settings.precision
     console.say(
         f"goes on after step {parts.progress.step} (epoch {parts.progress.epoch + 1} of "
         f"{parts.settings.epochs}), from {found.path.name}.",

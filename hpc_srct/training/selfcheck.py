@@ -20,8 +20,9 @@ from hpc_srct.training.telemetry import forget_peak_memory
 
 Step = tuple[float, dict[str, Tensor]]
 
-# Checked steps, counted among those applied. A new network gives its input back: at the first
-# step only its last layer has a gradient; a few steps later all layers do.
+# Checked steps, counted among those applied since the start, or since a switch of precision. A new
+# network gives its input back: at the first step only its last layer has a gradient; a few steps
+# later all layers do.
 STEPS = (1, 4)
 
 # Most that loss and gradient length may differ (relative), least cosine between the gradients of
@@ -73,7 +74,9 @@ class Agreement:
 
 
 class SelfCheck:
-    """Checks the first steps of a run that is new and not plain O0; does nothing else.
+    """Checks the first steps of a run that is new, or has another precision than before.
+
+    In plain O0 there is nothing to check.
 
     Parameters
     ----------
@@ -84,15 +87,19 @@ class SelfCheck:
     def __init__(self, built: parts.Parts):
         settings = built.settings
         plain = settings.precision == "O0" and not settings.compile
-        wanted = settings.self_check and not plain and not built.progress.step
+        begins = built.switched or not built.progress.step
         self._parts, self._expected = built, None
-        self._steps = list(STEPS) if wanted else []
+        done = self._applied()
+        wanted = settings.self_check and not plain and begins
+        self._steps = [done + step for step in STEPS] if wanted else []
+
+    def _applied(self) -> int:
+        engine = self._parts.engine
+        return engine.deepspeed.global_steps - engine.skipped
 
     def before(self, micro_batches: list[Tensor]) -> None:
         """Compute the coming step in fp32 where it is one to be checked; collective."""
-        engine = self._parts.engine
-        applied = engine.deepspeed.global_steps - engine.skipped
-        if not self._steps or applied + 1 < self._steps[0]:
+        if not self._steps or self._applied() + 1 < self._steps[0]:
             return
         self._expected = reference(self._parts, micro_batches)
         forget_peak_memory(self._parts.ranks.device)

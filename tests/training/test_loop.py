@@ -59,9 +59,13 @@ def test_the_model_of_the_best_validation_is_given_away(stores, tmp_path):
     curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     losses = [event.value for event in curves.Scalars("train/loss")]
     assert losses == pytest.approx([s["loss"] for s in lines(tmp_path / "run")])
-    assert {"train/loss_scale", "cost/data_wait_s", "validation/psnr"} <= set(
-        curves.Tags()["scalars"]
-    )
+    train_curves = ("loss", "loss_scale", "overflow", "skipped", "applied", "grad_norm", "lr")
+    cost_curves = ("data_wait_s", "slices_per_s", "peak_memory_bytes")
+    tags = {f"train/{name}" for name in train_curves} | {f"cost/{name}" for name in cost_curves}
+    assert tags | {"validation/loss", "validation/psnr"} == set(curves.Tags()["scalars"])
+    for line in lines(tmp_path / "run"):
+        assert {*train_curves, *cost_curves} < line.keys()
+        assert line["peak_memory_bytes"] > 0 and 0 <= line["data_wait_s"] <= line["step_s"]
     validations = lines(tmp_path / "run", "validation")
     best = max(validations, key=lambda v: v["psnr"])
     module, about = load_model(tmp_path / "run")

@@ -16,6 +16,7 @@ from hpc_srct.errors import InputError, MachineError
 from hpc_srct.models import build
 from hpc_srct.settings.experiment import ExperimentSettings
 from hpc_srct.training import engine, loop, precision, selfcheck, train
+from hpc_srct.training.diagnosis import first_not_finite
 from hpc_srct.training.engine import Engine
 
 
@@ -187,6 +188,22 @@ def test_at_the_lowest_scale_the_run_stops_and_names_the_first_layer(stores, tmp
     assert [s["grad_norm"] for s in steps] == [None, None]  # JSON has no infinity
 
 
+def test_a_gradient_that_overflows_is_found_where_it_does():
+    """Forward all is finite; backward the gradient first overflows fp16 at the second layer."""
+    module = nn.Sequential(*(nn.Conv2d(1, 1, 1, bias=False, dtype=torch.float16) for _ in range(3)))
+    with torch.no_grad():
+        for layer, weight in zip(module, (1.0, 1e3, 1e3), strict=True):
+            layer.weight.fill_(weight)
+    x = torch.full((1, 1, 1, 1), 1e-3, dtype=torch.float16)
+
+    def loss(scale: float) -> torch.Tensor:
+        return scale * module(x).float().sum()
+
+    assert first_not_finite(module, lambda: loss(1e-3)) is None
+    found = first_not_finite(module, lambda: loss(50.0))
+    assert found == "the gradient at the output of 0"  # 50 · 10³ is finite, times 10³ not
+
+
 def test_a_loss_that_is_not_finite_stops_an_o0_run(stores, tmp_path, monkeypatch):
     spoil(monkeypatch, "last.bias", math.nan, after=2)
     with pytest.raises(MachineError) as stop:
@@ -235,9 +252,12 @@ def test_the_self_check_does_not_judge_a_gradient_that_is_all_rounding(stores, t
         assert f"self-check: {name} agrees with O0 at applied step 4" in capfd.readouterr().out
 
 
-def test_precision_is_switched_on_resume_from_the_fp32_masters(stores, tmp_path):
+def test_precision_is_switched_on_resume_from_the_fp32_masters(stores, tmp_path, capfd):
     for epochs, name in enumerate(("O0", "O2", "bf16"), start=1):
         train(tiny(stores, precision=name, epochs=epochs), tmp_path / "run", resume=epochs > 1)
+        told = capfd.readouterr().out
+        if name != "O0":  # six steps were taken in each precision before
+            assert f"self-check: {name} agrees with O0 at applied step {6 * epochs - 5}" in told
     train(tiny(stores), tmp_path / "whole")
     steps = lines(tmp_path / "run")
     assert [s["loss_scale"] for s in steps] == [1.0] * 6 + [2.0**16] * 6 + [1.0] * 6

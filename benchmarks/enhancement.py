@@ -118,6 +118,7 @@ def of_pair(pair: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = measure((module, description), low, labels, scale, view, args.precisions, args.device)
     about = {
         "run": Path(run).name,
+        "store": "/".join(Path(path).parts[-3:]),
         "model": description["architecture"],
         "width": description["width"],
         "label": description["label"],

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from hpc_srct.errors import InputError, MachineError
+from hpc_srct.models.convolution import cpu_lacks
 from hpc_srct.models.files import load_model
 from hpc_srct.slices.normalisation import Normalisation
 from hpc_srct.slices.tiles import inference_tiles
@@ -120,7 +121,7 @@ class Enhancer:
         Raises
         ------
         MachineError
-            The device ran out of memory.
+            The device ran out of memory, or the precision out of range.
         """
         slices = np.asarray(slices, dtype=np.float32)
         if slices.ndim == 2:
@@ -132,9 +133,20 @@ class Enhancer:
         for image, result in zip(slices, out, strict=True):
             if np.isfinite(image).all():
                 result[:] = policy.undo(self._normalised(policy.apply(image)))
+                self._check_finite(result)
             else:
                 result[:] = np.nan
         return out
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know of this precision on this device, in one line."""
+        if self.device.type == "cpu" and cpu_lacks(self._dtype):
+            return (
+                f"precision {self.precision}: this CPU has no such arithmetic; convolutions compute"
+                " in fp32 and round, so this has its results but not its speed."
+            )
+        return None
 
     def tile_for(self, size: tuple[int, int]) -> int | None:
         """Give the tile that slices of this size are cut into; None for whole slices."""
@@ -171,6 +183,15 @@ class Enhancer:
                 f"{self.device}: out of memory on {height} × {width} pixels of {self.source};"
                 f" choose a smaller tile (tile={max(height, width) // 2})."
             ) from error
+
+    def _check_finite(self, result: np.ndarray) -> None:
+        # Such a slice would pass for one whose input was missing.
+        if not np.isfinite(result).all():
+            instead = "bf16 or O0" if self.precision == "fp16" else "O0"
+            raise MachineError(
+                f"{self.source}: its result is not finite in {self.precision}, though the slice is;"
+                + (f" choose {instead}." if self.precision != "O0" else " the model is broken.")
+            )
 
     def _check(self) -> None:
         if self.precision not in PRECISIONS:

@@ -84,6 +84,8 @@ def enhance_store(
     _share_cores(ranks)
     store = SliceStore(store_path)
     enhancer = Enhancer.from_file(model_path, precision, chosen_device(device, ranks.rank), tile)
+    if enhancer.note:
+        console.warn(enhancer.note, rank=ranks.rank)
     name = enhancer.description.get("input", "low")
     _check_input(store, name, enhancer)
     plan = _plan(store, name, model_path, enhancer)

@@ -12,7 +12,7 @@ from enhancement.cases import described, restless, volume
 
 from hpc_srct.enhancement import Enhancer, enhancer
 from hpc_srct.errors import InputError, MachineError
-from hpc_srct.models import build
+from hpc_srct.models import build, convolution
 
 ON_CPU = {"device": "cpu"}
 
@@ -93,6 +93,25 @@ def test_half_precision_is_near_fp32(precision, most):
     half = Enhancer(module, described(), precision, **ON_CPU).enhance(image, 1.0)
     error = np.sqrt(np.mean((half - full) ** 2))
     assert 0 < error < most * np.std(full - image)
+
+
+def test_half_precision_without_units_for_it_is_told(monkeypatch):
+    monkeypatch.setattr(convolution, "cpu_has_fp16", lambda: False)
+    monkeypatch.setattr(convolution, "cpu_has_bf16", lambda: True)
+    module = restless("unet")
+    notes = {p: Enhancer(module, described(), p, **ON_CPU).note for p in ("O0", "bf16", "fp16")}
+    assert notes["O0"] is None and notes["bf16"] is None
+    assert "fp16: this CPU has no such arithmetic" in notes["fp16"] and "\n" not in notes["fp16"]
+
+
+def test_beyond_the_range_of_fp16_it_stops_instead_of_giving_nan():
+    module = restless("unet")
+    with torch.no_grad():
+        module.last.weight *= 1e6
+    image = noise((1, 32, 32))
+    assert np.isfinite(Enhancer(module, described(), "bf16", **ON_CPU).enhance(image, 1.0)).all()
+    with pytest.raises(MachineError, match="not finite in fp16, though the slice is; choose bf16"):
+        Enhancer(module, described(), "fp16", **ON_CPU).enhance(image, 1.0)
 
 
 def test_the_callers_network_is_left_alone():

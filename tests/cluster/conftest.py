@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster.mini_slurm import CannotStart, MiniSlurm, missing_programs
-from cluster.road import ROOT, User
+from cluster.road import ROOT, User, processes_of
 
 HERE = Path(__file__).parent
 
@@ -33,8 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniSlurm]:
-    """A two-node Slurm with accounting and fake GPUs."""
+    """A two-node Slurm with accounting and fake GPUs, of which nothing stays behind."""
     slurm = MiniSlurm(tmp_path_factory.mktemp("slurm"))
+    before = system_files()
     try:
         slurm.start()
     except CannotStart as error:
@@ -43,6 +44,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniSlurm]:
         yield slurm
     finally:
         slurm.stop()
+    assert processes_of(slurm.folder) == []
+    assert system_files() == before
+
+
+def system_files() -> dict[str, tuple[int, int]]:
+    """What packages of Slurm have on this host, and its host names: when changed, how long."""
+    roots = [Path(root) for root in ("/etc", "/run", "/var/lib", "/var/log", "/var/spool")]
+    ours = [p for root in roots for name in ("slurm*", "munge*", "mysql*") for p in root.glob(name)]
+    files = [Path("/etc/hosts"), *(p for one in ours for p in (one, *one.rglob("*")))]
+    return {str(p): (p.lstat().st_mtime_ns, p.lstat().st_size) for p in files}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from cluster.mini_slurm import MiniSlurm
+from cluster.mini_slurm import MARK, MiniSlurm
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -144,3 +144,15 @@ def steps(run: Path) -> int:
         return (run / "metrics.jsonl").read_text().count('"kind": "step"')
     except OSError:
         return 0
+
+
+def processes_of(cluster: Path) -> list[str]:
+    """Every process of the cluster in a folder, which they name in their environment."""
+    mark, found = f"{MARK}={cluster}".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster.mini_slurm import CannotStart, MiniSlurm, foreign_slurm
+from cluster.road import processes_of
 
 
 def submit(cluster, folder: Path, body: str, *options: str) -> str:
@@ -102,12 +102,12 @@ def test_a_folder_with_files_in_it_is_refused(tmp_path):
 
 
 def test_taking_it_down_leaves_nothing_running(tmp_path, wait):
-    slurm = MiniSlurm(tmp_path / "slurm")
+    slurm = MiniSlurm(tmp_path / "slurm", accounting=False)
     slurm.start()
     slurm.run("sbatch", "--wrap=sleep 1000", "--output=/dev/null")
-    wait("the job runs", lambda: "sleep 1000" in " ".join(commands(tmp_path)))
+    wait("the job runs", lambda: "sleep 1000" in " ".join(processes_of(tmp_path / "slurm")))
     slurm.stop()
-    assert commands(tmp_path) == []
+    assert processes_of(tmp_path / "slurm") == []
 
 
 def test_it_ends_with_the_process_that_brought_it_up(tmp_path, wait):
@@ -116,7 +116,7 @@ def test_it_ends_with_the_process_that_brought_it_up(tmp_path, wait):
             sys.executable,
             "-c",
             "import sys, cluster.mini_slurm as m, time\n"
-            "slurm = m.MiniSlurm(sys.argv[1]); slurm.start()\n"
+            "slurm = m.MiniSlurm(sys.argv[1], accounting=False); slurm.start()\n"
             "slurm.run('sbatch', '--wrap=sleep 1000', '--output=/dev/null')\n"
             "print('up', flush=True); time.sleep(1000)",
             tmp_path / "slurm",
@@ -126,20 +126,7 @@ def test_it_ends_with_the_process_that_brought_it_up(tmp_path, wait):
         text=True,
     )
     assert parent.stdout.readline() == "up\n"
-    wait("the job runs", lambda: "sleep 1000" in " ".join(commands(tmp_path)))
+    wait("the job runs", lambda: "sleep 1000" in " ".join(processes_of(tmp_path / "slurm")))
     parent.kill()
     parent.wait()
-    wait("nothing of it runs", lambda: not commands(tmp_path))
-
-
-def commands(folder: Path) -> list[str]:
-    """Every process of the cluster in `folder`, which they name in their environment."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (process / "environ").read_bytes()
-            if os.fsencode(folder) + b"/slurm/slurm.conf" in environment:
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
+    wait("nothing of it runs", lambda: not processes_of(tmp_path / "slurm"))

@@ -121,7 +121,7 @@ def jobs(told: str) -> list[str]:
     return [line.split()[0] for line in told.splitlines() if ": log " in line]
 
 
-def test_the_whole_road_as_it_was_shown(user, road):
+def test_the_whole_road_as_it_was_shown_though_one_job_is_requeued(user, road, wait):
     words = [*road, "--site", "site.yaml", "--nodes", 2, "preprocess.views=1/6"]
     shown = user.do(*words, "--dry-run").stdout
     assert not user.do("squeue", "-h").stdout
@@ -135,6 +135,10 @@ def test_the_whole_road_as_it_was_shown(user, road):
         for word in shlex.split(line):
             if word.startswith("--output="):
                 assert f"StdOut={word.removeprefix('--output=').replace('%j', job)}" in details
+    wait("the training has started", user.ranks, 400)
+    user.do("scancel", "--signal=USR2", ids[1])
+    wait("it is requeued", lambda: "; requeued." in user.log(ids[1]), 120)
+    assert user.state(ids[2]) == "PENDING", "what depends on it waits"
     user.until(ids[2], "COMPLETED", "FAILED", "CANCELLED", within_s=500)
     assert [user.state(job) for job in ids] == ["COMPLETED"] * 3, "".join(map(user.log, ids))
     with h5py.File(road[4] / "enhanced" / "slices.h5") as file:

@@ -242,12 +242,34 @@ def evaluate(
     store: Annotated[
         list[Path] | None, typer.Option("--store", help="Slice store; default the run's tests.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Folder for the table.")
+    ] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option("--role", help="Whose stores: train, validation, test (default); repeatable."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="Judge against truth or full.")
+    ] = None,
+    slices: Annotated[
+        int | None, typer.Option("--slices", min=1, help="At most so many slices of each store.")
+    ] = None,
+    precision: Annotated[str, typer.Option("--precision", help="O0, bf16 or O2.")] = "O0",
     as_json: AsJson = False,
 ) -> None:
-    """PSNR and SSIM of trained networks beside the classical methods."""
+    """PSNR and SSIM of trained networks beside the classical methods, and what they cost."""
     from hpc_srct.workflows.evaluate import evaluate as judge
 
-    result = judge(runs, store)
+    result = judge(
+        runs,
+        store,
+        out=out,
+        roles=role or ("test",),
+        reference=reference,
+        slices=slices,
+        precision=precision,
+    )
     if as_json:
         _print_json(result.to_json())
     else:

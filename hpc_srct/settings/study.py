@@ -5,7 +5,7 @@ One file describes an experiment from the scans to the table, so that one comman
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,9 @@ from hpc_srct.settings.base import Settings
 from hpc_srct.settings.experiment import ExperimentSettings
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.settings.simulation import SimulationSettings
+
+Precision = Literal["O0", "O2", "bf16"]
+Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 
 
 class StudySettings(Settings):
@@ -28,9 +31,15 @@ class StudySettings(Settings):
         What all runs share. Its `train`, `validation` and `test` name scans of this study, or
         slice stores made elsewhere.
     models, precisions, seeds
-        A run for each combination; the name of a run is ``MODEL-PRECISION-SEED``.
+        A run for each combination; the name of a run is ``MODEL-PRECISION-SEED``. Where not all
+        precisions are worth as many seeds, `seeds` names them for each: ``{O0: [0, 1], O2: [0]}``.
     ranks
         MPI ranks of the preprocessing.
+    parallel
+        How many runs train at once, each on its share of the cores. Small networks use two
+        cores better with a run on each.
+    evaluate
+        Whose stores the table judges on: ``train``, ``validation``, ``test``.
     """
 
     name: str = "study"
@@ -39,8 +48,10 @@ class StudySettings(Settings):
     ranks: int = Field(2, ge=1)
     experiment: ExperimentSettings
     models: tuple[str, ...] = Field(("unet", "resattunet"), min_length=1)
-    precisions: tuple[Literal["O0", "O2", "bf16"], ...] = Field(("O0",), min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    precisions: tuple[Precision, ...] = Field(("O0",), min_length=1)
+    seeds: Seeds | dict[Precision, Seeds] = (0,)
+    parallel: int = Field(1, ge=1)
+    evaluate: tuple[Literal["train", "validation", "test"], ...] = Field(("test",), min_length=1)
 
     @field_validator("scans")
     @classmethod
@@ -49,6 +60,19 @@ class StudySettings(Settings):
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(f"the scan name '{name}' may hold letters, digits, - and _ only")
         return scans
+
+    @model_validator(mode="after")
+    def _every_precision_has_seeds(self) -> StudySettings:
+        if isinstance(self.seeds, dict) and set(self.seeds) != set(self.precisions):
+            raise ValueError(
+                f"seeds are named for {', '.join(self.seeds)}, precisions are"
+                f" {', '.join(self.precisions)}: name the same"
+            )
+        return self
+
+    def seeds_of(self, precision: Precision) -> tuple[int, ...]:
+        """Seeds of the runs in one precision."""
+        return self.seeds[precision] if isinstance(self.seeds, dict) else self.seeds
 
     @model_validator(mode="after")
     def _worlds_differ(self) -> StudySettings:

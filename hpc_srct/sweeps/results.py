@@ -21,7 +21,7 @@ from hpc_srct.sweeps.status import Status
 SEED = "seed"
 PRECISION = "precision"
 EPOCHS = "epochs"
-_COSTS = ("training time (s)", "peak memory (MiB)")
+COSTS = ("training time (s)", "peak memory (MiB)")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Results:
         for column in columns:
             known = {i: r.figures[column] for i, r in enumerate(rows) if column in r.figures}
             if len(rows) > 1 and known and column != EPOCHS:
-                wanted = (min if column in _COSTS else max)(known.values())
+                wanted = (min if column in COSTS else max)(known.values())
                 best[column] = [i for i, value in known.items() if value == wanted]
         return cls(keys, columns, list(rows), best)
 
@@ -91,12 +91,18 @@ class Results:
         spread = row.spread.get(column)
         return f"{value:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread is not None else "")
 
+    @property
+    def _has_states(self) -> bool:
+        """Runs that have all ended, and are only compared, have none."""
+        return any(row.state for row in self.rows)
+
     def _header(self) -> list[str]:
-        return [*self.keys, "state", *self.columns]
+        return [*self.keys, *(["state"] if self._has_states else []), *self.columns]
 
     def _words(self, number: int) -> list[str]:
         row = self.rows[number]
-        return [*(row.values.get(key, "") for key in self.keys), row.state]
+        states = [row.state] if self._has_states else []
+        return [*(row.values.get(key, "") for key in self.keys), *states]
 
     def markdown(self) -> str:
         """Write the table as Markdown; the best figures are bold."""
@@ -124,7 +130,7 @@ class Results:
     def rich(self, title: str = "") -> Table:
         """Lay the table out for a terminal; the best figures are bold."""
         table = Table(title=title)
-        for word in (*self.keys, "state"):
+        for word in self._header()[: len(self._words(0))] if self.rows else ():
             table.add_column(escape(word))
         for column in self.columns:
             head = column.replace(", ", ",\n").replace(" (", "\n(")
@@ -222,7 +228,7 @@ def _averaged(rows: Sequence[Row]) -> Row:
     names = list(dict.fromkeys(name for row in rows for name in row.figures))
     known = {name: [row.figures[name] for row in rows if name in row.figures] for name in names}
     states = dict.fromkeys(row.state for row in rows)
-    counted = [(sum(row.state == state for row in rows), state) for state in states]
+    counted = [(sum(row.state == state for row in rows), state) for state in states if state]
     return Row(
         {key: value for key, value in rows[0].values.items() if key != SEED},
         ", ".join(f"{count} {state}" for count, state in counted),
@@ -244,7 +250,7 @@ def _with_savings(rows: Sequence[Row]) -> list[Row]:
         against = full.get(others(row))
         saved = {}
         if against is not None and against is not row:
-            for column in _COSTS:
+            for column in COSTS:
                 before, after = against.figures.get(column), row.figures.get(column)
                 if before and after is not None:
                     word = column.partition(" (")[0]

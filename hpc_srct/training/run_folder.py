@@ -24,8 +24,10 @@ import yaml
 import hpc_srct
 from hpc_srct.errors import InputError
 from hpc_srct.files import refuse_to_overwrite, write_json, write_text
+from hpc_srct.models.convolution import emulated
 from hpc_srct.settings.base import flat
 from hpc_srct.settings.experiment import ExperimentSettings
+from hpc_srct.training.precision import DTYPES
 
 SETTINGS = "settings.yaml"
 ENVIRONMENT = "environment.json"
@@ -146,7 +148,7 @@ def write(run_dir: Path, settings: ExperimentSettings, run: str, ranks: int, dev
     starts: list[Any] = []
     if path.is_file():
         starts = json.loads(path.read_text()).get("starts", [])
-    starts.append(_environment(ranks, device))
+    starts.append(_environment(ranks, device, settings.precision))
     write_json(path, {"run": run, "starts": starts})
     text = yaml.safe_dump(settings.dump(), sort_keys=False)
     write_text(run_dir / SETTINGS, text)
@@ -158,11 +160,12 @@ def versions() -> dict[str, str]:
     return found | {name: metadata.version(name) for name in _PACKAGES}
 
 
-def _environment(ranks: int, device: str) -> dict[str, Any]:
+def _environment(ranks: int, device: str, precision: str) -> dict[str, Any]:
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "device": device,
+        "emulated": device == "cpu" and emulated(torch.empty(0, dtype=DTYPES[precision])),
         "ranks": ranks,
         "threads": torch.get_num_threads(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),

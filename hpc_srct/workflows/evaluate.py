@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,36 +24,21 @@ from hpc_srct.enhancement import Enhancer
 from hpc_srct.errors import InputError
 from hpc_srct.evaluation import figures, metrics
 from hpc_srct.evaluation.metrics import Scores
-from hpc_srct.evaluation.tables import Column, Entry, Table
+from hpc_srct.evaluation.tables import Entry, Table
 from hpc_srct.files import write_json, write_text
 from hpc_srct.slices import SliceStore
 from hpc_srct.workflows import baselines as classical
 from hpc_srct.workflows.baselines import Baselines, Source
+from hpc_srct.workflows.comparisons import Gain, gains_of, precision_gaps
+from hpc_srct.workflows.costs import Costs, costs_of
 from hpc_srct.workflows.judged import Judged, judged_slices, leaks
 from hpc_srct.workflows.runs import Run, open_runs
 
 FOLDER = "evaluation"
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A network against the best post-processing row of a column, in PSNR and in SSIM.
-
-    `over_psnr` and `over_ssim` name the row that is best in each.
-    """
-
-    method: str
-    column: Column
-    psnr: float
-    ssim: float
-    over_psnr: str
-    over_ssim: str
-
-    def sentence(self) -> str:
-        return (
-            f"{self.method} on {self.column.title}: {self.psnr:+.2f} dB over {self.over_psnr},"
-            f" {self.ssim:+.4f} SSIM over {self.over_ssim} (the best post-processing rows)."
-        )
+# What a network gains on slices that it, or the choice of it, has seen is not worth a sentence.
+LEARNED = ("training", "validation")
+# Networks beside input and label; more would be too small to see, and precisions look alike.
+MOST_DRAWN = 4
 
 
 @dataclass(frozen=True)
@@ -69,6 +54,8 @@ class Evaluation:
         Each network against the best of the four post-processing rows.
     baselines : Baselines
         The tuned classical methods.
+    costs : Costs or None
+        Time and memory of the trainings, where their folders tell.
     pictures, files : list of Path
         What was drawn, what was written.
     """
@@ -77,31 +64,23 @@ class Evaluation:
     entries: list[Entry]
     gains: list[Gain]
     baselines: Baselines
+    costs: Costs | None = None
     pictures: list[Path] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
     def __rich__(self) -> RenderableType:
-        lines = [gain.sentence() for gain in self.gains]
+        lines = [gain.sentence() for gain in self.gains if gain.column.dataset not in LEARNED]
         lines += [f"picture: {path}" for path in self.pictures]
         lines += [f"written: {path}" for path in self.files]
-        return Group(self.table.rich(), Text("\n".join(lines)))
+        costs = [] if self.costs is None else [self.costs]
+        return Group(self.table.rich(), *costs, Text("\n".join(lines)))
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values."""
         return {
             **self.table.json(),
-            "gains": [
-                {
-                    "method": gain.method,
-                    "dataset": gain.column.dataset,
-                    "reference": gain.column.reference,
-                    "psnr": gain.psnr,
-                    "ssim": gain.ssim,
-                    "over_psnr": gain.over_psnr,
-                    "over_ssim": gain.over_ssim,
-                }
-                for gain in self.gains
-            ],
+            "gains": [gain.to_json() for gain in self.gains],
+            "costs": None if self.costs is None else self.costs.to_json(),
             "baselines": self.baselines.to_json(),
             "pictures": [str(path) for path in self.pictures],
             "files": [str(path) for path in self.files],
@@ -175,14 +154,15 @@ def evaluate(
                     low = part.store.read(enhancer.description.get("input", "low"), shown)
                     outputs[run.method] = enhancer.enhance(low, part.store.scale)
             if shown is not None:
-                pictures.append(_picture(part, shown, outputs, out))
+                pictures.append(_picture(part, shown, drawn(found, outputs), out))
     notes = [tuned.sentence(), f"Networks ran in {precision}."]
     methods = [*classical.NAMES, *dict.fromkeys(run.method for run in found)]
     table = Table.of(entries, methods=methods, notes=notes)
-    table.notes.extend(_precision_gaps(table, found))
-    gains = _gains(table, methods[len(classical.NAMES) :])
-    files = _write(table, entries, found, data, out)
-    result = Evaluation(table, entries, gains, tuned, pictures, files)
+    table.notes.extend(precision_gaps(entries, found))
+    gains = gains_of(table, methods[len(classical.NAMES) :])
+    costs = costs_of(found)
+    files = _write(table, entries, found, data, out) + (costs.write(out) if costs else [])
+    result = Evaluation(table, entries, gains, tuned, costs, pictures, files)
     write_json(out / "table.json", result.to_json())
     return result
 
@@ -293,6 +273,16 @@ def _shown_slice(part: Judged) -> int | None:
     return None
 
 
+def drawn(runs: Sequence[Run], outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Choose what is drawn: all, or of many networks each in its first precision alone."""
+    if len(outputs) <= MOST_DRAWN:
+        return dict(outputs)
+    first: dict[str, str] = {}
+    for run in runs:
+        first.setdefault(run.method.replace(f" ({run.precision})", "", 1), run.method)
+    return {method: outputs[method] for method in first.values() if method in outputs}
+
+
 def _picture(part: Judged, number: int, outputs: dict[str, np.ndarray], out: Path) -> Path:
     label = part.store.read(part.reference, number)
     settings = part.store.provenance.get("settings") or {}
@@ -315,47 +305,6 @@ def _picture(part: Judged, number: int, outputs: dict[str, np.ndarray], out: Pat
         " one grey scale",
     )
     return figures.save(figure, out / f"panel-{part.name}.png")
-
-
-def _gains(table: Table, networks: Sequence[str]) -> list[Gain]:
-    gains = []
-    for column in table.columns:
-        rows = {m: c for m in table.methods if (c := table.cell(m, column)) is not None}
-        over_psnr = classical.best_post_processing({m: c.psnr for m, c in rows.items()})
-        over_ssim = classical.best_post_processing({m: c.ssim for m, c in rows.items()})
-        if over_psnr is None or over_ssim is None:
-            continue
-        gains += [
-            Gain(
-                method,
-                column,
-                rows[method].psnr - rows[over_psnr].psnr,
-                rows[method].ssim - rows[over_ssim].ssim,
-                over_psnr,
-                over_ssim,
-            )
-            for method in networks
-            if method in rows
-        ]
-    return gains
-
-
-def _precision_gaps(table: Table, runs: Sequence[Run]) -> Iterator[str]:
-    """Name what another precision than O0 costs, where the same training was run in both."""
-    same: dict[str, dict[str, str]] = {}
-    for run in runs:
-        matters = {k: v for k, v in run.what_matters().items() if k != "precision"}
-        if run.settings:
-            key = json.dumps([run.description["architecture"], matters], default=str)
-            same.setdefault(key, {})[run.precision] = run.method
-    for methods in same.values():
-        for precision, method in methods.items():
-            for column in table.columns if precision != "O0" and "O0" in methods else ():
-                full, other = (table.cells[m, column] for m in (methods["O0"], method))
-                yield (
-                    f"O0 − {precision} gap of {method.partition(' (')[0]} on {column.title}:"
-                    f" {full.psnr - other.psnr:+.2f} dB, {full.ssim - other.ssim:+.4f} SSIM."
-                )
 
 
 def _write(

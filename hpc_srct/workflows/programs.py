@@ -23,9 +23,24 @@ def find_program(name: str) -> str | None:
 
 
 def run(
-    words: Sequence[str | Path], *, ranks: int = 1, environment: Mapping[str, str] | None = None
+    words: Sequence[str | Path],
+    *,
+    ranks: int = 1,
+    environment: Mapping[str, str] | None = None,
+    label: str = "",
 ) -> None:
     """Run ``srct WORDS``, on MPI ranks where asked, with its output on this terminal.
+
+    Parameters
+    ----------
+    words
+        Command and arguments.
+    ranks
+        MPI ranks.
+    environment
+        Variables to set.
+    label
+        Stands before each line of its output, so that commands may run side by side.
 
     Raises
     ------
@@ -43,7 +58,16 @@ def run(
             command = [mpiexec, "-n", str(ranks), *command]
             shown = ["mpiexec", "-n", str(ranks), *shown]
     console.out.print(f"$ {shlex.join(shown)}", style="bold", markup=False)
-    process = subprocess.Popen(command, env={**os.environ, **(environment or {})})
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE if label else None,
+        stderr=subprocess.STDOUT if label else None,
+        text=True,
+        errors="replace",
+    )
+    for line in process.stdout or ():
+        console.out.print(f"{label}: {line.rstrip()}", markup=False)
     while True:
         try:
             code = process.wait()

@@ -6,7 +6,10 @@ result is there is done, so that a study that was stopped goes on where it was.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
@@ -47,8 +50,8 @@ def run_study(settings: StudySettings, out: Path) -> Evaluation:
     _claim(settings, out)
     for name, scan in settings.scans.items():
         _reconstructed(name, scan, settings, out)
-    runs = [_trained(experiment, out) for experiment in experiments(settings, out)]
-    result = evaluate(runs, out=out)
+    runs = _all_trained(experiments(settings, out), settings.parallel, out)
+    result = evaluate(runs, out=out, roles=settings.evaluate)
     console.say(f"{settings.name}: done in {time.monotonic() - start:.0f} s.")
     return result
 
@@ -75,7 +78,7 @@ def experiments(settings: StudySettings, out: Path) -> list[ExperimentSettings]:
         )
         for model in settings.models
         for precision in settings.precisions
-        for seed in settings.seeds
+        for seed in settings.seeds_of(precision)
     ]
 
 
@@ -121,10 +124,31 @@ def _reconstructed(
     )
 
 
-def _trained(experiment: ExperimentSettings, out: Path) -> Path:
+def _all_trained(runs: list[ExperimentSettings], parallel: int, out: Path) -> list[Path]:
+    """Train what is not trained yet, so many at once; what was begun is finished first."""
+    if parallel == 1:
+        return [_trained(experiment, out) for experiment in runs]
+    share = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // parallel))}
+    with ThreadPoolExecutor(parallel) as pool:
+        begun = [pool.submit(_trained, run, out, run.name, share) for run in runs]
+        try:
+            return [future.result() for future in begun]
+        except BaseException:
+            # Those that run may end; none is begun any more.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _trained(
+    experiment: ExperimentSettings,
+    out: Path,
+    label: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Path:
     folder = out / "runs" / experiment.name
     if not (folder / "model.safetensors").exists():
         words = ["train", _settings_file(experiment.name, experiment.dump(), out)]
         words += ["--run-dir", folder]
-        run(words + (["--resume"] if (folder / "checkpoints").is_dir() else []))
+        begun = (folder / "settings.yaml").exists()
+        run(words + (["--resume"] if begun else []), label=label, environment=environment)
     return folder

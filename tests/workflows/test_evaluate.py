@@ -17,6 +17,7 @@ from hpc_srct.evaluation.tables import Column, Entry, Table
 from hpc_srct.models import build
 from hpc_srct.workflows import evaluate as workflow
 from hpc_srct.workflows.baselines import NAMES, RAMP
+from hpc_srct.workflows.costs import costs_of
 from hpc_srct.workflows.evaluate import evaluate
 from hpc_srct.workflows.judged import distinct_names
 from hpc_srct.workflows.runs import open_runs
@@ -141,6 +142,59 @@ def test_the_precision_gap_is_named(make_run):
     )
     gap = f"O0 − bf16 gap of UNet on test (vs truth): {full.psnr - half.psnr:+.2f} dB"
     assert any(gap in note for note in found.table.notes)
+
+
+def test_the_gap_is_over_the_seeds_of_both(make_run):
+    runs = [make_run("one", seed=1), make_run("two", offset(0.2), seed=2)]
+    runs.append(make_run("half", seed=1, precision="bf16"))
+    found = evaluate(runs, tune_on=[], device="cpu")
+    (gap,) = (note for note in found.table.notes if "gap" in note)
+    assert "+0.00 dB" in gap and "(seed 1 of both)" in gap
+    assert found.table.cells["UNet (O0)", Column("test", "truth")].seeds == 2
+
+
+def with_metrics(run, seconds, mebibytes, emulated=False):
+    step = {"kind": "step", "epoch": 1, "step_s": seconds, "peak_memory_bytes": mebibytes * 2**20}
+    (run / "metrics.jsonl").write_text(json.dumps(step) + "\n")
+    (run / "environment.json").write_text(json.dumps({"starts": [{"emulated": emulated}]}))
+    return run
+
+
+def test_costs_are_averaged_over_seeds_and_savings_are_against_o0(make_run, tmp_path):
+    runs = [
+        with_metrics(make_run("one", seed=1), 10.0, 300),
+        with_metrics(make_run("two", seed=2), 30.0, 300),
+        with_metrics(make_run("half", seed=1, precision="O2"), 5.0, 225, emulated=True),
+    ]
+    costs = costs_of(open_runs(runs))
+    full, half = costs.table.rows
+    assert full.values == {"network": "UNet", "precision": "O0"}
+    assert full.figures["training time (s)"] == 20.0 and full.seeds == 2
+    assert half.figures["training time saved (%)"] == pytest.approx(75)
+    assert half.figures["peak memory saved (%)"] == pytest.approx(25)
+    assert "Emulated" in costs.notes[1] and "O2" in costs.notes[1]
+    costs.write(tmp_path)
+    text = (tmp_path / "costs.md").read_text()
+    assert "| network | precision |" in text and "state" not in text
+    assert "20.00 ± 14.14" in text
+
+
+def test_runs_without_metrics_have_no_costs(result):
+    assert result.costs is None
+
+
+def test_of_many_networks_one_precision_each_is_drawn(make_run):
+    runs = open_runs(
+        [
+            make_run(f"{net}-{precision}", architecture=net, precision=precision)
+            for net in ("unet", "resattunet")
+            for precision in ("O0", "O2", "bf16")
+        ]
+    )
+    outputs = {run.method: np.zeros(1) for run in runs}
+    assert list(workflow.drawn(runs, outputs)) == ["UNet (O0)", "ResAttUnet (O0)"]
+    few = {"UNet (O0)": np.zeros(1), "UNet (O2)": np.zeros(1)}
+    assert list(workflow.drawn(runs[:2], few)) == list(few)
 
 
 def test_truth_and_full_view_fbp_stand_in_columns_of_their_own(make_run, make_store, test_store):

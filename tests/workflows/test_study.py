@@ -55,7 +55,7 @@ def study(*words, cwd):
     )
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "tooth.yaml"])
+@pytest.mark.parametrize("name", ["demo.yaml", "tooth.yaml", "talk-small.yaml", "talk.yaml"])
 def test_shipped_studies_are_valid_and_their_worlds_differ(name):
     settings = load(StudySettings, name)
     assert configs_folder().joinpath(name).is_file()
@@ -120,3 +120,24 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     answer = study(written(tmp_path), "-o", "out", cwd=tmp_path)
     assert answer.returncode == 2
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_seeds_may_be_named_for_each_precision(tmp_path):
+    seeds = {"O0": [0, 1, 2], "bf16": [0]}
+    path = written(tmp_path, precisions=["O0", "bf16"], seeds=seeds)
+    runs = experiments(load(StudySettings, path), tmp_path / "out")
+    assert [run.name for run in runs] == [f"unet-O0-{n}" for n in range(3)] + ["unet-bf16-0"]
+    with pytest.raises(InputError, match="seeds are named for O0, precisions are O0, bf16"):
+        load(StudySettings, written(tmp_path, precisions=["O0", "bf16"], seeds={"O0": [0]}))
+
+
+def test_runs_side_by_side_say_which_they_are(tmp_path):
+    path = written(tmp_path, seeds=[0, 1], parallel=2, evaluate=["validation", "test"])
+    done = study(path, "-o", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in ("unet-O0-0", "unet-O0-1"):
+        assert f"\n{name}: precision O0" in done.stdout
+        assert (tmp_path / "out" / "runs" / name / "model.safetensors").is_file()
+    assert "Cost of training" in done.stdout
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "PSNR validation (vs truth)" in table and " ± " in table

@@ -154,6 +154,41 @@ def test_rings_are_removed(tmp_path, rings, left):
     assert after < left * before
 
 
+def test_wavelets_take_the_stripe_of_a_ring(tmp_path):
+    def stripe(file):
+        data = file["exchange/data"]
+        data[:, :, 140] = 100 + 0.9 * (data[:, :, 140] - 100)
+
+    clean, scan = spoilt(tmp_path, stripe)
+    height = []
+    for rings in ("none", "wavelet"):
+        store = made(scan, tmp_path / rings, "centre=99.5", f"rings={rings}")
+        along = (store.sinogram(0) - clean.sinogram(0)).mean(axis=0)
+        height.append(along[140] - along[[138, 139, 141, 142]].mean())
+    assert height[0] == pytest.approx(-np.log(0.9), rel=0.02)
+    assert abs(height[1]) < 0.4 * height[0]
+
+
+def test_dead_hot_and_lost_pixels_are_mended_without_being_asked(tmp_path):
+    def broken(file):
+        data, flats = file["exchange/data"], file["exchange/data_white"]
+        darks = file["exchange/data_dark"]
+        for column, value in ((60, 0), (61, 0), (120, 65535), (150, np.nan)):  # dead, hot, lost
+            for frames in (data, flats, darks):
+                frames[:, :, column] = value
+        data[7, 0, 30] = np.nan  # in one view alone
+        flats[:, 1, 90] = darks[0, 1, 90]  # flat == dark
+
+    clean, scan = spoilt(tmp_path, broken)
+    store = made(scan, tmp_path / "store", "centre=99.5")
+    for row in range(2):
+        there, right = store.sinogram(row), clean.sinogram(row)
+        assert np.isfinite(there).all()
+        # Straight lines between neighbours, on a disc's smooth chords.
+        assert np.abs(there - right).max() < 0.03 * right.max()
+    assert error(store, clean) < 0.02 * clean.read("full", 0).max()
+
+
 def test_zingers_are_removed(tmp_path):
     def specks(file):
         for view in range(0, 180, 7):

@@ -80,7 +80,9 @@ def test_sorting_is_sort_median_unsort(size):
 
 
 def test_same_as_algotom():
-    removal = pytest.importorskip("algotom.prep.removal", reason="algotom is not installed")
+    removal = pytest.importorskip(
+        "algotom.prep.removal", reason="algotom is not there (extra: peers)"
+    )
     for seed in range(3):
         dirty, _ = striped(seed=seed)
         scale = np.ptp(dirty)

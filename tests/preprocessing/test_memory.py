@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from hpc_srct.settings.base import load
+from hpc_srct.settings.preprocessing import PreprocessingSettings
+from hpc_srct.workflows.inspect import inspect
 
 from .conftest import MPIEXEC, environment, write_scan
 
@@ -42,6 +47,12 @@ def measured(scan: Path, store: Path, ranks: int, *settings: str) -> tuple[float
     return max(peaks) / MIB, plan
 
 
+def foretold(scan: Path, ranks: int, *settings: str) -> float:
+    """Give what `srct inspect` says of the memory, MiB, before anything is run."""
+    plan = inspect(scan, settings=load(PreprocessingSettings, overrides=settings), ranks=ranks).plan
+    return plan["memory_bytes"] / MIB
+
+
 def test_under_the_limit_and_as_foretold(tmp_path):
     scan = write_scan(
         tmp_path / "scan.h5", rows=256, views=160, columns=192, chunked=True, dtype=np.uint16
@@ -50,11 +61,51 @@ def test_under_the_limit_and_as_foretold(tmp_path):
     peak, roomy = measured(scan, tmp_path / "roomy", 2, *settings)
     # Of this small scan most is the interpreter, and the guess is on the safe side.
     assert 0.95 * peak < roomy["memory"] / MIB < 1.25 * peak
+    assert foretold(scan, 2, *settings) == pytest.approx(peak, rel=0.2)
     limit = roomy["memory"] // MIB - 32
     peak, tight = measured(scan, tmp_path / "tight", 2, *settings, f"memory={limit}MiB")
     assert tight["passes"] > roomy["passes"]
     assert peak < limit
     assert 0.95 * peak < tight["memory"] / MIB < 1.25 * peak
+    assert foretold(scan, 2, *settings, f"memory={limit}MiB") == pytest.approx(peak, rel=0.2)
+
+
+def full_turn(path: Path) -> Path:
+    angles = np.arange(320) * 2 * np.pi / 320
+    return write_scan(
+        path,
+        rows=160,
+        views=320,
+        columns=128,
+        centre=100.0,
+        angles=angles,
+        chunked=True,
+        dtype=np.uint16,
+    )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("kind", ["stitched", "phase", "phase staged", "by rows"])
+def test_inspect_foretells_other_ways_too(tmp_path, kind, ranks):
+    settings = ["centre=100", "views=1/8"]
+    if kind == "stitched":
+        scan = full_turn(tmp_path / "scan.h5")
+    else:
+        scan = write_scan(
+            tmp_path / "scan.h5", rows=192, views=200, columns=256, chunked=kind != "by rows"
+        )
+        settings[0] = "centre=127.5"
+    if kind.startswith("phase"):
+        settings += ["phase.energy_kev=20", "phase.distance_m=0.05", "phase.delta_beta=300"]
+        settings += ["phase.pixel_size_m=1e-6"]
+    if kind.endswith("staged"):
+        least = int(foretold(scan, ranks, *settings, "rows=0:2")) + 8
+        settings += [f"scratch={tmp_path / 'scratch'}", f"memory={least}MiB"]
+    told = foretold(scan, ranks, *settings)
+    peak, plan = measured(scan, tmp_path / "store", ranks, *settings)
+    assert plan["staged"] == kind.endswith("staged")
+    assert told == pytest.approx(peak, rel=0.2), (told, peak, plan)
 
 
 def test_a_larger_scan_takes_no_more(tmp_path):

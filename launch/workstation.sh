@@ -24,13 +24,23 @@ setsid "$python" -m deepspeed.launcher.runner --num_accelerators "$count" --mast
     --module hpc_srct train "$experiment" --run-dir "$run" $resume "$@" &
 launcher=$!
 stop() {
+    told=yes
     echo "stopping: the state is being saved ..." >&2
-    pkill -INT --session "$launcher" --full -- '-m hpc_srct --local_rank'
+    local place fields words session
+    for place in /proc/[0-9]*; do # pkill is not everywhere
+        { fields=$(<"$place/stat") && words=$(tr '\0' ' ' <"$place/cmdline"); } 2>/dev/null || continue
+        read -r _ _ _ session _ <<<"${fields##*) }"
+        if [[ $session == "$launcher" && $words == *'-m hpc_srct --local_rank'* ]]; then
+            kill -INT "${place#/proc/}"
+        fi
+    done
 }
 trap stop INT TERM
-while kill -0 "$launcher" 2>/dev/null; do
+while true; do
+    told=
     wait "$launcher"
     code=$?
+    [[ $told ]] || break # else it was the signal that ended the wait
 done
 case $code in
     0) ;;

@@ -4,7 +4,7 @@
 # with their own configuration. On a host that runs a Slurm already, the tests refuse to run.
 set -eu
 
-PACKAGES="slurm-wlm slurm-client slurmdbd munge mariadb-server"
+PACKAGES="slurm-wlm slurm-client slurmdbd munge mariadb-server procps"
 # A cluster's own MPI, for one test, which is skipped where there is none (other releases of
 # Debian name it otherwise).
 OPTIONAL="libopenmpi3 libpmix-dev"

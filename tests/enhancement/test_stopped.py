@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from enhancement.cases import volume, write_store
+from preprocessing.conftest import ranks_of
 
 from hpc_srct.enhancement import Enhancer, enhance_store
 from hpc_srct.errors import InputError
@@ -92,20 +93,11 @@ def test_one_of_two_ranks_that_is_told_stops_both(long_store, model, tmp_path):
     out = tmp_path / "out"
     run = start(long_store, model, out, ranks=2)
     wait_for_more(out, run)
-    children = subprocess.run(
-        ["pgrep", "-f", f"hpc_srct enhance .*{out}"], capture_output=True, text=True
-    )
-    ranks = [int(pid) for pid in children.stdout.split() if not _is_launcher(int(pid))]
-    assert len(ranks) == 2
-    os.kill(ranks[1], signal.SIGUSR1)
+    os.kill(ranks_of(run.pid)[1], signal.SIGUSR1)
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 75, said
     assert said.count("stopped as asked") == 1, "said once"
     assert done(out) < BLOCKS
-
-
-def _is_launcher(pid: int) -> bool:
-    return b"mpiexec" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
 
 
 def test_two_runs_on_one_folder(store, model, tmp_path):

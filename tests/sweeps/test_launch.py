@@ -25,8 +25,9 @@ def python(tmp_path):
     """
     rank = tmp_path / "rank.py"
     rank.write_text(
-        "import signal, sys, time\n"
+        "import pathlib, signal, sys, time\n"
         "signal.signal(signal.SIGINT, lambda *_: (print('saved'), sys.exit(75)))\n"
+        "pathlib.Path(__file__).with_name('listens').touch()\n"
         "time.sleep(60)\n"
     )
     path = tmp_path / "python"
@@ -95,11 +96,10 @@ def test_the_workstation_door_resumes_what_began(python, experiment):
 
 def test_ctrl_c_reaches_the_ranks_alone_and_says_how_to_go_on(python, experiment):
     process = start(python, [ROOT / "launch/workstation.sh", experiment, "1"], ONE_RANK="yes")
-    while not (python.parent / "asked").exists():
+    while not (python.parent / "listens").exists():
         time.sleep(0.05)
-    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
     assert "saved" in out
     assert "runs/tiny; the same command goes on" in err

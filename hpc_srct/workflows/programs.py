@@ -13,7 +13,8 @@ from pathlib import Path
 from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError, SrctError, Stopped
 
-_ERRORS: dict[int, type[SrctError]] = {2: InputError, 75: Stopped}
+# 130: interrupted before it had a state to save.
+_ERRORS: dict[int, type[SrctError]] = {2: InputError, 75: Stopped, 130: Stopped}
 
 
 def find_program(name: str) -> str | None:

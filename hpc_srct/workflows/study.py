@@ -133,10 +133,12 @@ def _all_trained(runs: list[ExperimentSettings], parallel: int, out: Path) -> li
         begun = [pool.submit(_trained, run, out, run.name, share) for run in runs]
         try:
             return [future.result() for future in begun]
-        except BaseException:
-            # Those that run may end; none is begun any more.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        except BaseException as error:
+            # None is begun any more; those that run end. Ctrl-C has reached them too: they save,
+            # and what they say of it stands above.
+            pool.shutdown(cancel_futures=True)
+            ended = (future.exception() for future in begun if not future.cancelled())
+            raise next((own for own in ended if own is not None), error) from None
 
 
 def _trained(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -141,3 +144,35 @@ def test_runs_side_by_side_say_which_they_are(tmp_path):
     assert "Cost of training" in done.stdout
     table = (tmp_path / "out" / "table.md").read_text()
     assert "PSNR validation (vs truth)" in table and " ± " in table
+
+
+def test_ctrl_c_stops_runs_side_by_side_with_their_state_saved(tmp_path):
+    experiment = TINY["experiment"] | {"epochs": 2000}
+    path = written(tmp_path, experiment=experiment, seeds=[0, 1], parallel=2)
+    words = [sys.executable, "-m", "hpc_srct", "study", str(path), "-o", "out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    runs = [tmp_path / "out" / "runs" / f"unet-O0-{seed}" for seed in (0, 1)]
+    try:
+        for _ in range(4000):
+            logs = [run / "metrics.jsonl" for run in runs]
+            if all(log.is_file() and log.stat().st_size for log in logs):
+                break
+            time.sleep(0.1)
+        os.killpg(started.pid, signal.SIGINT)
+        said, complained = started.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == 75, said + complained
+    assert "Traceback" not in said + complained
+    for run in runs:
+        assert any((run / "checkpoints").iterdir())

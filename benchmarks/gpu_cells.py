@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import enhancement
+import enhancement_precision
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -173,7 +173,7 @@ def enhancing(cell: Cell) -> dict[str, Any]:
     low, labels = discs(cell["slices"], cell["size"], seed=1)
     left = max(cell["deadline"] - time.time(), 0)
     size = cell["size"]
-    rows = enhancement.measure(
+    rows = enhancement_precision.measure(
         (module, description), low, labels, 1.0, size / 2, device=str(device), seconds=left
     )
     return {"rows": rows}

@@ -166,19 +166,29 @@ def main() -> None:
             for variant in args.variants:
                 run = Path(folder) / f"{variant}-{turn}"
                 found[variant].append(measure(variant, settings, run))
-    rows = [summary(variant, rounds, args.size**2) for variant, rounds in found.items()]
+                path = write(found, args)  # compiling takes long: what is known is kept
+    Console(width=110).print(show(table_rows(found, args)))
+    print(path)
+
+
+def table_rows(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> list[Any]:
+    """Give the rows of the variants measured so far."""
+    rows = [summary(v, rounds, args.size**2) for v, rounds in found.items() if rounds]
     relate(rows)
-    Console().print(show(rows))
-    path = common.write_result(
+    return rows
+
+
+def write(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> Path:
+    """Write what was found so far."""
+    return common.write_result(
         f"training-options-{args.precision}-{args.size}",
-        rows,
+        table_rows(found, args),
         args.out,
         versions=common.versions("torch", "deepspeed"),
         gpu=common.gpu(),
         threads=os.environ["OMP_NUM_THREADS"],
         sizes={k: v for k, v in vars(args).items() if k not in ("out", "variants")},
     )
-    print(path)
 
 
 if __name__ == "__main__":

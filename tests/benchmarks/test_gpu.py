@@ -22,6 +22,7 @@ import gpu_cells  # noqa: E402
 import gpu_tables  # noqa: E402
 
 
+@pytest.mark.timeout(600)
 def test_the_reduced_form_makes_the_table_and_the_file(tmp_path):
     answer = subprocess.run(
         [sys.executable, BENCHMARKS / "gpu.py", "--device", "cpu", "--out", tmp_path / "gpu.json"],

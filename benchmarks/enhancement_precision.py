@@ -1,6 +1,6 @@
 """Enhancement in O0, bf16 and fp16: slices per second, and what the precision costs in dB.
 
-    python benchmarks/enhancement.py --pairs runs/unet=stores/test runs/resattunet=stores/test
+    python benchmarks/enhancement_precision.py --pairs runs/unet=stores/test
 
 Each pair is a trained run (or a .safetensors file) and a store with its label. The precisions take
 turns slice by slice, so that a busy minute hits all of them. The difference in dB is that of the

@@ -3,9 +3,13 @@
     python benchmarks/preprocessing_memory.py [--views 512] [--columns 1024] [--rows 32 64]
 
 Raw scans of random counts are made (the figures do not depend on what is in them), kept whole
-or one frame a chunk, and preprocessed on 1, 2 and 3 ranks. For each: the peak resident memory
-of the ranks beside the prediction, the passes over the scan, and the time apart for reading,
-correcting, exchanging, the two FBPs, and writing.
+or one frame a chunk, and preprocessed on 1, 2 and 3 ranks. A scan far larger than the memory:
+
+    --columns 512 --views 2048 --rows 4096 --stored by-frame --memory 512MiB
+
+which is 8 GiB of frames. For each: the peak resident memory of the ranks beside the prediction,
+the passes over the scan, and the time apart for reading, correcting, exchanging, the two FBPs,
+and writing.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -86,21 +91,27 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--memory", default="400MiB", help="limit for scans chunked by frame")
+    parser.add_argument(
+        "--stored", nargs="+", default=["whole", "by-frame"], choices=["whole", "by-frame"]
+    )
     parser.add_argument("--scratch", type=Path, help="where scans and stores are made")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     words = parser.parse_args()
     lines = []
     with tempfile.TemporaryDirectory(dir=words.scratch) as folder:
-        for chunked in (False, True):
+        for chunked in (stored == "by-frame" for stored in words.stored):
             for rows in words.rows:
                 scan = Path(folder) / f"scan-{rows}-{chunked}.h5"
                 random_scan(scan, rows, words.views, words.columns, chunked)
+                frames = words.views * rows * words.columns * 2
                 for ranks in words.ranks:
                     store = Path(folder) / f"store-{rows}-{chunked}-{ranks}"
                     settings = [f"centre={(words.columns - 1) / 2}"]
                     settings += [f"memory={words.memory}"] if chunked else []
                     done = measure(scan, store, ranks, settings)
                     lines.append(described(done, chunked, rows, ranks))
+                    lines[-1]["frames_gib"] = round(frames / 2**30, 2)
+                    shutil.rmtree(store)
                     print(json.dumps(lines[-1]))
                 scan.unlink()
     path = write_result(

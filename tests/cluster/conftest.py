@@ -60,7 +60,7 @@ def system_files() -> dict[str, tuple[int, int]]:
 def wait() -> Callable[..., None]:
     """Wait until something holds, or fail saying what did not."""
 
-    def until(what: str, holds: Callable[[], object], within_s: float = 60.0) -> None:
+    def until(what: str, holds: Callable[[], object], within_s: float = 120.0) -> None:
         deadline = time.monotonic() + within_s
         while not holds():
             assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
@@ -74,7 +74,7 @@ def user(cluster: MiniSlurm, tmp_path: Path, wait: Callable[..., None]) -> Itera
     """Somebody at the login node, whose jobs end with the test."""
     yield User(cluster, tmp_path, wait)
     cluster.run("scancel", "--user=root")
-    wait("the queue is empty", lambda: not cluster.run("squeue", "-h").stdout, 60)
+    wait("the queue is empty", lambda: not cluster.run("squeue", "-h").stdout)
 
 
 # Long enough to be stopped in the middle of it, short enough to wait for.
@@ -118,7 +118,7 @@ def undisturbed(
         env={**os.environ, "SRCT_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs" / "tiny"

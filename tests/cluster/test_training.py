@@ -91,11 +91,11 @@ def test_ctrl_c_on_a_workstation_saves_and_the_same_command_goes_on(
     process = start()
     user.until_steps(run, 3)
     process.send_signal(signal.SIGINT)
-    told, _ = process.communicate(timeout=120)
+    told, _ = process.communicate(timeout=300)
     assert process.returncode == 75, told
     assert "the same command goes on" in told
     assert steps(run) < 240
     process = start()
-    told, _ = process.communicate(timeout=240)
+    told, _ = process.communicate(timeout=600)
     assert process.returncode == 0, told
     same(run, undisturbed)

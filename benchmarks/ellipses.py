@@ -181,10 +181,12 @@ def rows(
     sizes: Sizes, recipe: networks.Recipe, chosen: Sequence[str], folder: Path
 ) -> Iterator[dict[str, Any]]:
     """Give the table's rows, the cheap ones first."""
-    tuning, test = Images("validation", sizes.tuning), Images("test", sizes.test)
+    test = Images("test", sizes.test)
+    tuning: Images | None = None
     for make in (fbp_row, tv_row):
         kept = folder / f"{make.__name__}-{'-'.join(map(str, vars(sizes).values()))}.json"
         if not kept.is_file():
+            tuning = tuning or Images("validation", sizes.tuning)
             write_json(kept, make(tuning, test, sizes))
         yield json.loads(kept.read_text())
     for network in chosen:

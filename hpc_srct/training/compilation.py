@@ -79,5 +79,6 @@ def compiler_in_words() -> Iterator[None]:
         lines = [line for line in lines if not line.endswith(" raised:")]
         reason = lines[0][:200] if lines else type(error).__name__
         raise MachineError(
-            f"compile: torch.compile failed on this machine ({reason}); set compile=false."
+            f"compile: torch.compile failed on this machine ({reason}); set compile=false, or "
+            "remove its cache (TORCHINDUCTOR_CACHE_DIR) if a run was killed while it compiled."
         ) from error

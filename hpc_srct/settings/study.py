@@ -17,6 +17,9 @@ from hpc_srct.settings.simulation import SimulationSettings
 Precision = Literal["O0", "O2", "bf16"]
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 
+# How a study is run and judged: may change when it goes on.
+FREE = ("ranks", "parallel", "evaluate", "slices")
+
 
 class StudySettings(Settings):
     """Scans, their reconstruction, and the runs that are trained and compared on them.
@@ -40,6 +43,8 @@ class StudySettings(Settings):
         cores better with a run on each.
     evaluate
         Whose stores the table judges on: ``train``, ``validation``, ``test``.
+    slices
+        The table judges on at most so many slices of each store, evenly spread; null: on all.
     """
 
     name: str = "study"
@@ -52,6 +57,7 @@ class StudySettings(Settings):
     seeds: Seeds | dict[Precision, Seeds] = (0,)
     parallel: int = Field(1, ge=1)
     evaluate: tuple[Literal["train", "validation", "test"], ...] = Field(("test",), min_length=1)
+    slices: int | None = Field(None, ge=1)
 
     @field_validator("scans")
     @classmethod
@@ -69,6 +75,10 @@ class StudySettings(Settings):
                 f" {', '.join(self.precisions)}: name the same"
             )
         return self
+
+    def same_study(self, other: StudySettings) -> bool:
+        """Say whether scans, stores and runs are those of another study."""
+        return self.model_copy(update={key: getattr(other, key) for key in FREE}) == other
 
     def seeds_of(self, precision: Precision) -> tuple[int, ...]:
         """Seeds of the runs in one precision."""

@@ -51,7 +51,7 @@ def run_study(settings: StudySettings, out: Path) -> Evaluation:
     for name, scan in settings.scans.items():
         _reconstructed(name, scan, settings, out)
     runs = _all_trained(experiments(settings, out), settings.parallel, out)
-    result = evaluate(runs, out=out, roles=settings.evaluate)
+    result = evaluate(runs, out=out, roles=settings.evaluate, slices=settings.slices)
     console.say(f"{settings.name}: done in {time.monotonic() - start:.0f} s.")
     return result
 
@@ -90,14 +90,13 @@ def _claim(settings: StudySettings, out: Path) -> None:
     record = out / "study.yaml"
     if record.exists():
         # As settings, not as text: a key that a newer version added stands at its default.
-        if load(StudySettings, record) != settings:
+        if not load(StudySettings, record).same_study(settings):
             raise InputError(
                 f"{record}: this folder holds a study with other settings; choose another folder"
                 " (-o) or remove this one."
             )
         console.say(f"{out}: going on with what is there.")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and holds no study; choose another folder (-o).")
     write_text(record, yaml.safe_dump(settings.dump(), sort_keys=False))
 

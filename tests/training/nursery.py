@@ -78,7 +78,7 @@ class Nursery:
         self._born.clear()
         self._script.stdin.write(json.dumps(order) + "\n")
         self._script.stdin.flush()
-        assert self._born.wait(120), "the nursery does not answer"
+        assert self._born.wait(280), "the nursery does not answer"
         return self._last
 
     def ranks(

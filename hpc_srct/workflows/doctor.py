@@ -10,11 +10,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from hpc_srct.workflows.programs import find_program
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+TUNABLE = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment makes FBPs faster"
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,19 @@ def _machine() -> Check:
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     cores = len(os.sched_getaffinity(0))
     return Check("machine", f"{cores} cores, {pages / 2**30:.0f} GiB of memory", True)
+
+
+def _huge_pages() -> list[Check]:
+    """See whether memory comes in pages of 4 KiB: FBPs spend a fifth of their time on that."""
+    try:
+        states = HUGE_PAGES.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    found = states.partition("[")[2].partition("]")[0]
+    asked = "glibc.malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "")
+    ok = found == "always" or (found == "madvise" and asked)
+    note = "" if ok or found != "madvise" else TUNABLE
+    return [Check("huge pages", found or states.strip(), ok, note=note)]
 
 
 def _torch() -> list[Check]:
@@ -172,6 +189,7 @@ def examine() -> list[Check]:
     looks: list[Callable[[], Check | list[Check]]] = [
         _python,
         _machine,
+        _huge_pages,
         _torch,
         _deepspeed,
         _mpi,

@@ -98,19 +98,26 @@ def states(jobs: Iterable[str]) -> tuple[dict[str, str], bool]:
     Returns
     -------
     dict, bool
-        State by job id, for the jobs that Slurm knows; and whether accounting answered. Without
-        accounting the queue is asked, which forgets a job minutes after its end.
+        State by job id, for the jobs that Slurm knows; and whether accounting answered. Of jobs
+        that accounting does not know the queue is asked, which forgets a job minutes after its
+        end.
     """
     jobs = list(dict.fromkeys(jobs))
     if not jobs:
         return {}, True
+    sacct = ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State"]
+    squeue = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T"]
+    found, accounting = _told(sacct, jobs)
+    # Accounting hears late of jobs, and last of those that wait for others.
+    if unheard := [job for job in jobs if job not in found]:
+        found = _told(squeue, unheard)[0] | found
+    return {job: found[job] for job in jobs if job in found}, accounting
+
+
+def _told(command: list[str], jobs: list[str]) -> tuple[dict[str, str], bool]:
+    """Ask one program of Slurm's for the states of jobs, and say whether it answered."""
     mothers = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
-    command = ["sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State"]
     answer = _ask([*command, f"--jobs={mothers}"])
-    accounting = answer.returncode == 0
-    if not accounting:
-        command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T"]
-        answer = _ask([*command, f"--jobs={mothers}"])
     found: dict[str, str] = {}
     for line in answer.stdout.splitlines():
         name, _, state = line.partition("|")
@@ -118,7 +125,7 @@ def states(jobs: Iterable[str]) -> tuple[dict[str, str], bool]:
         for job in _spelled_out(name):
             # A job that was requeued has a line for each start; the last counts.
             found[job] = word
-    return {job: found[job] for job in jobs if job in found}, accounting
+    return found, answer.returncode == 0
 
 
 def _spelled_out(name: str) -> list[str]:

@@ -35,6 +35,14 @@ def test_without_accounting_the_queue_is_asked(slurm):
     assert scheduler.states(["12_0", "12_1"]) == ({"12_1": "RUNNING"}, False)
 
 
+def test_of_a_job_that_accounting_has_not_heard_of_the_queue_is_asked(slurm):
+    slurm.answer("sacct", "12_0|COMPLETED\n")
+    slurm.answer("squeue", "12_0|COMPLETING\n14|PENDING\n")
+    known = {"12_0": "COMPLETED", "14": "PENDING"}
+    assert scheduler.states(["12_0", "14", "15"]) == (known, True)
+    assert slurm.calls("squeue")[0][-1] == "--jobs=14,15"
+
+
 def test_nothing_is_asked_about_no_jobs(slurm):
     assert scheduler.states([]) == ({}, True)
     assert slurm.calls() == []

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError, SrctError, Stopped
 from hpc_srct.files import write_json
 from hpc_srct.settings import load
@@ -139,8 +140,10 @@ def after(folder: Path, code: int, environ: Mapping[str, str] = os.environ) -> N
             f"job {job} stopped with its state saved in {folder}; not requeued: {reason}.\n"
             "Submitting it again goes on from there."
         )
+    # Said first: Slurm ends this process while it requeues the job.
+    console.say(f"job {job} stopped with its state saved in {folder}; requeued.")
     scheduler.requeue(job)
-    raise Stopped(f"job {job} stopped with its state saved in {folder}; requeued.")
+    raise Stopped(f"job {job}: requeued.")
 
 
 class _Ended(MachineError):

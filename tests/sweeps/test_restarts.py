@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpc_srct.errors import MachineError, Stopped
-from hpc_srct.sweeps import restarts
+from hpc_srct.sweeps import restarts, scheduler
 
 MAY = "JobId=7 JobState=RUNNING Requeue=1"
 
@@ -48,13 +48,21 @@ def test_progress_of_runs_and_of_stores(tmp_path):
 
 
 @pytest.mark.parametrize("code", [75, 128 + 12, 128 + 15])
-def test_a_job_that_stopped_is_requeued_and_does_not_end_well(slurm, tmp_path, code):
+def test_a_job_that_stopped_is_requeued_and_does_not_end_well(
+    slurm, tmp_path, code, monkeypatch, capsys
+):
     slurm.answer("scontrol", MAY)
     life(tmp_path / "run", 0)
+    requeue, said = scheduler.requeue, []
+    monkeypatch.setattr(
+        scheduler, "requeue", lambda job: (said.append(capsys.readouterr().out), requeue(job))
+    )
     with pytest.raises(Stopped, match="requeued") as caught:
         stop(tmp_path / "run", code)
     assert caught.value.exit_code == 75, "a dependent job must not start"
     assert slurm.calls("scontrol")[-1] == ["requeue", "7"]
+    # Slurm may end this very process in the call.
+    assert "; requeued." in said[0].replace("\n", " ")
 
 
 @pytest.mark.parametrize("code", [1, 2, 137])

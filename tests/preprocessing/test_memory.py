@@ -110,7 +110,9 @@ def test_inspect_foretells_other_ways_too(tmp_path, kind, ranks):
 
 def test_a_larger_scan_takes_no_more(tmp_path):
     peaks = []
-    for rows in (64, 192):
+    for rows in (64, 768):
         scan = write_scan(tmp_path / f"{rows}.h5", rows=rows, views=160, columns=192)
         peaks.append(measured(scan, tmp_path / f"store{rows}", 1, "centre=95.5")[0])
-    assert peaks[1] < peaks[0] + 4
+    # One copy of the larger scan's counts is 45 MiB, of its slices 108; the same
+    # command's peak differs by up to 12 from run to run (huge pages, heaps of threads).
+    assert peaks[1] < peaks[0] + 20

@@ -123,7 +123,7 @@ class Plan:
     rows_per_rank : int
         Most rows that a rank holds at a time.
     views_at_once, views_to_stage : int
-        Views that a rank reads and gives away in one step, and puts into the scratch folder.
+        Views that a rank reads (and gives away) in one step, and puts into the scratch folder.
     staged : bool
         Frames are laid out by rows in the scratch folder first.
     readings : int
@@ -203,7 +203,7 @@ def make_plan(
     return Plan(
         passes=passes,
         rows_per_rank=rows,
-        views_at_once=_views_at_once(work, rows * ranks, piece),
+        views_at_once=_views_at_once(work, _rows_at_once(work, ranks, rows), piece),
         views_to_stage=_views_at_once(work, work.n_slices, piece),
         staged=staged,
         readings=readings,
@@ -264,8 +264,12 @@ def frames_at_once(scan: Any, rows: int) -> int:
     return max(1, min(scan.n_views, PIECE // per_view))
 
 
+def _rows_at_once(work: Work, ranks: int, rows: int) -> int:
+    """Count the rows of the frames that a rank reads: every rank's, or its own alone."""
+    return min(rows * ranks if work.reads_frames else rows, work.n_slices)
+
+
 def _views_at_once(work: Work, rows: int, piece: int) -> int:
-    rows = min(rows, work.n_slices)
     return max(1, min(work.n_views, piece // _bytes_per_view(work, rows)))
 
 
@@ -284,7 +288,7 @@ def projector_bytes(views: int, columns: int, size: int | None = None) -> int:
 
 
 def _peak(work: Work, ranks: int, rows: int, piece: int) -> int:
-    at_once = min(rows * ranks, work.n_slices)
+    at_once = _rows_at_once(work, ranks, rows)
     rows = min(rows, work.n_slices)
     wide = work.columns + 2 * work.padding
     geometries = [work.n_views, work.n_low]

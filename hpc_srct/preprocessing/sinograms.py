@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -51,7 +51,9 @@ class SinogramReader:
         views: np.ndarray | None = None,
         dose: Dose | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read, correct and exchange.
+        """Read, correct, and exchange where some rows cost whole frames.
+
+        Elsewhere each rank reads its own rows: nothing to send, nobody to wait for.
 
         Parameters
         ----------
@@ -72,6 +74,14 @@ class SinogramReader:
         clipped : ndarray (row of this rank's share,) int64
             Values raised to the floor.
         """
+        if self.communicator.size > 1 and not self._needs_frames:
+            mine = shares[self.communicator.rank]
+            alone = replace(self, communicator=Communicator())
+            return alone.read(rows[mine], [slice(0, len(rows[mine]))], views_at_once, views, dose)
+        if not len(rows):
+            n_views = self.scan.n_views if views is None else len(views)
+            nothing = np.empty((0, n_views, self.scan.n_columns), np.float32)
+            return nothing, np.zeros(0, np.int64)
         now = time.perf_counter()
         frames = self.frames(rows, views, dose)
         now = self.times.add("correct", now)
@@ -97,7 +107,7 @@ class SinogramReader:
         read = np.arange(self.scan.n_rows) if phase else rows
         return FrameWise(
             self.source,
-            self.scan.chunked_by_frame and self.source is self.scan,
+            self._reads_frames,
             read,
             self._fields(read),
             self.settings.floor,
@@ -108,6 +118,14 @@ class SinogramReader:
             phase=phase,
             keep=rows if phase else None,
         )
+
+    @property
+    def _reads_frames(self) -> bool:
+        return self.scan.chunked_by_frame and self.source is self.scan
+
+    @property
+    def _needs_frames(self) -> bool:
+        return self._reads_frames or self.settings.phase is not None
 
     def _beam(self) -> np.ndarray | None:
         return beam_factors(self.scan.monitor, self.scan) if self.settings.monitor else None

@@ -18,6 +18,8 @@ from hpc_srct.scan.roles import Roles
 from hpc_srct.scan.stack import Stack
 from hpc_srct.settings.layout import Layout, load_layout
 
+# A chunk of so many rows is better read once, whole, than again for each few rows of it.
+MANY = 64
 _MOST_FILES = 50  # listed one by one in a provenance
 
 
@@ -63,7 +65,7 @@ class Scan:
     notes : list of str
         What was assumed, for the user.
     chunked_by_frame : bool
-        A read of one row costs whole frames.
+        A read of one row costs whole frames, or many of their rows.
     chunk_frames, chunk_rows : int
         Frames and rows that the smallest read costs.
     file_bytes : int
@@ -78,7 +80,7 @@ class Scan:
         self.pixel_size, self.centre_hint = roles.pixel_size, roles.centre
         self.monitor = None if parts.monitor is None else parts.monitor[parts.views]
         self.chunk_frames, self.chunk_rows = stack.chunk_frames, stack.chunk_rows
-        self.chunked_by_frame = stack.chunk_rows == stack.n_rows > 1
+        self.chunked_by_frame = stack.n_rows > 1 and stack.chunk_rows >= min(stack.n_rows, MANY)
         self._parts, self._roles, self._without_darks = parts, roles, without_darks
         self.flat_groups = _summary(parts.flats)
         self.dark_groups = _summary(parts.darks)

@@ -16,7 +16,7 @@ import numpy as np
 from hpc_srct.errors import InputError
 from hpc_srct.preprocessing.dose import Dose
 from hpc_srct.scan import FrameGroup, Scan
-from hpc_srct.tomography.correction import median_frame, minus_log, transmission
+from hpc_srct.tomography.correction import dead_pixels, median_frame, minus_log, transmission
 from hpc_srct.tomography.phase import Paganin
 
 
@@ -158,6 +158,8 @@ class FrameWise:
         Phase retrieval; `rows` are then all of them.
     keep : ndarray of int or None
         Which of `rows` are given, after phase retrieval.
+    dead : ndarray of bool
+        Pixels without beam, of `fields`.
     clipped : ndarray of int
         Pixels raised to the floor so far, by row that is given.
     """
@@ -173,11 +175,13 @@ class FrameWise:
     beam: np.ndarray | None = None
     phase: Paganin | None = None
     keep: np.ndarray | None = None
+    dead: np.ndarray = field(init=False)
     clipped: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         given = self.rows if self.keep is None else self.keep
         self.clipped = np.zeros(len(given), dtype=np.int64)
+        self.dead = dead_pixels(self.fields.flats, self.fields.dark)
 
     def line_integrals(self, which: np.ndarray) -> np.ndarray:
         """Read and correct some of the views.
@@ -208,6 +212,7 @@ class FrameWise:
             floor=self.floor,
             flat_positions=self.fields.positions,
             positions=views + 0.5,
+            dead=self.dead,
         )
         if self.phase is not None:
             passed, clipped = self.phase(passed)[:, self.keep], clipped[self.keep]

@@ -59,6 +59,7 @@ def transmission(
     floor: float = FLOOR,
     flat_positions: ArrayLike | None = None,
     positions: ArrayLike | None = None,
+    dead: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Divide what came through the sample by what would have come without it.
 
@@ -80,6 +81,8 @@ def transmission(
         Where in the scan the groups of flats (groups,) and these frames (views,) were taken,
         on one scale. Between two groups the flat is interpolated; before the first and after
         the last it is the nearest group's.
+    dead
+        What `dead_pixels` says of these flats, where it is known already.
 
     Returns
     -------
@@ -106,25 +109,30 @@ def transmission(
     flats = flats.reshape(-1, *dark.shape)
     if len(flats) > 1 and (flat_positions is None or positions is None):
         raise InputError(f"{len(flats)} groups of flats: expected flat_positions and positions.")
-    dead = dead_pixels(flats, dark)
+    if dead is None:
+        dead = dead_pixels(flats, dark)
     beam = np.where(dead, np.float32(1), flats - dark)
-    out = np.empty(frames.shape, np.float32)
-    if len(beam) == 1:
-        inverse = 1 / beam[0]
-        for view, frame in enumerate(frames):
-            np.subtract(frame, dark, out=out[view], dtype=np.float32)
-            out[view] *= inverse
-    else:
+    inverse = 1 / beam[0]
+    if len(beam) > 1:
         first, share = _between(np.asarray(flat_positions, float), np.asarray(positions, float))
-        for view, frame in enumerate(frames):
+    mend = _Mending(dead) if dead.any() else None
+    out = np.empty(frames.shape, np.float32)
+    clipped = np.zeros(dark.shape[0], np.int64)
+    # Frame by frame from end to end: what is at hand stays in the processor's cache.
+    for view, (frame, passed) in enumerate(zip(frames, out, strict=True)):
+        np.subtract(frame, dark, out=passed, dtype=np.float32)
+        if len(beam) == 1:
+            passed *= inverse
+        else:
             a, b = beam[first[view]], beam[first[view] + 1]
-            np.subtract(frame, dark, out=out[view], dtype=np.float32)
-            out[view] /= a + np.float32(share[view]) * (b - a)
-    _mend_dead(out, dead)
-    _mend_not_finite(out)
-    low = out < floor
-    clipped = np.count_nonzero(low, axis=(0, 2)).astype(np.int64)
-    np.copyto(out, np.float32(floor), where=low)
+            passed /= a + np.float32(share[view]) * (b - a)
+        if mend is not None:
+            mend(passed)
+        _mend_not_finite(passed)
+        low = passed < floor
+        if low.any():
+            clipped += np.count_nonzero(low, axis=1)
+            np.copyto(passed, np.float32(floor), where=low)
     return out, clipped
 
 
@@ -143,12 +151,17 @@ def minus_log(transmission: NDArray, out: NDArray | None = None) -> NDArray[np.f
     InputError
         A value of 0 or below: `transmission` has not gone through the floor.
     """
-    if transmission.size and not np.fmin.reduce(transmission, axis=None, initial=1.0) > 0:
+    # NaN hides what is beside it from the quick way to look.
+    lowest = np.min(transmission, initial=1.0)
+    if not (lowest if lowest == lowest else np.fmin.reduce(transmission, axis=None)) > 0:
         raise InputError(
             f"minus_log: expected transmissions above 0, found {np.nanmin(transmission)}."
         )
-    out = np.log(transmission, out=out, dtype=np.float32)
-    return np.negative(out, out=out)
+    out = np.empty(transmission.shape, np.float32) if out is None else out
+    for given, made in zip(np.atleast_2d(transmission), np.atleast_2d(out), strict=True):
+        np.log(given, out=made, dtype=np.float32)
+        np.negative(made, out=made)
+    return out
 
 
 def _between(groups: NDArray, positions: NDArray) -> tuple[NDArray[np.int64], NDArray]:
@@ -160,28 +173,37 @@ def _between(groups: NDArray, positions: NDArray) -> tuple[NDArray[np.int64], ND
     return first, np.clip(share, 0.0, 1.0)
 
 
-def _mend_dead(values: NDArray[np.float32], dead: NDArray[np.bool_]) -> None:
-    """Fill dead pixels along their row from the nearest live ones, in every view."""
-    for row in np.flatnonzero(dead.any(axis=1)):
-        bad = np.flatnonzero(dead[row])
-        good = np.flatnonzero(~dead[row])
-        if good.size == 0:
-            values[:, row] = np.nan
-            continue
-        right = np.minimum(np.searchsorted(good, bad), good.size - 1)
-        left = np.maximum(np.searchsorted(good, bad) - 1, 0)
-        left, right = good[left], good[right]
-        span = np.maximum(right - left, 1)
-        share = np.clip((bad - left) / span, 0, 1).astype(np.float32)
-        lower, upper = values[:, row, left], values[:, row, right]
-        values[:, row, bad] = lower + share * (upper - lower)
+class _Mending:
+    """Fills dead pixels along their row from the nearest live ones; the same for all frames."""
+
+    def __init__(self, dead: NDArray[np.bool_]):
+        self.blind = dead.all(axis=1)
+        parts = []
+        for row in np.flatnonzero(dead.any(axis=1) & ~self.blind):
+            bad, good = np.flatnonzero(dead[row]), np.flatnonzero(~dead[row])
+            after = np.searchsorted(good, bad)
+            left, right = good[np.maximum(after - 1, 0)], good[np.minimum(after, good.size - 1)]
+            share = np.clip((bad - left) / np.maximum(right - left, 1), 0, 1)
+            parts.append((np.full(bad.size, row), bad, left, right, share))
+        joined = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        self.where = None
+        if joined:
+            row, bad, left, right, share = joined
+            self.where, self.left, self.right = (row, bad), (row, left), (row, right)
+            self.share = share.astype(np.float32)
+
+    def __call__(self, frame: NDArray[np.float32]) -> None:
+        """Mend a frame (rows, columns); a row without a live pixel becomes NaN."""
+        frame[self.blind] = np.nan
+        if self.where is not None:
+            lower, upper = frame[self.left], frame[self.right]
+            frame[self.where] = lower + self.share * (upper - lower)
 
 
-def _mend_not_finite(values: NDArray[np.float32]) -> None:
-    """Fill NaN and infinity from the nearest numbers in the same view and row."""
-    spoilt = ~np.isfinite(values.sum(axis=2, dtype=np.float64))
-    for view, row in zip(*np.nonzero(spoilt), strict=True):
-        line = values[view, row]
+def _mend_not_finite(frame: NDArray[np.float32]) -> None:
+    """Fill NaN and infinity from the nearest numbers in the same row."""
+    for row in np.flatnonzero(~np.isfinite(frame.sum(axis=1, dtype=np.float64))):
+        line = frame[row]
         good = np.isfinite(line)
         if good.any() and not good.all():
             where = np.flatnonzero(good)

@@ -127,7 +127,8 @@ class Plan:
     staged : bool
         Frames are laid out by rows in the scratch folder first.
     readings : int
-        How often the scan's frames are read from end to end.
+        How often the scan's frames are read from end to end. With fewer photons the low-dose
+        views alone are read once more in each pass.
     phase_retrievals : int
         How often each frame goes through phase retrieval; 0 where none is asked for.
     memory, disk, scratch : int

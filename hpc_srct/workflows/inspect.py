@@ -340,6 +340,8 @@ def _plan_line(plan: dict[str, Any]) -> str:
         f" {_bytes(plan['disk_bytes'])} of disk, about {_seconds(plan['seconds'])},"
         f" reads the frames {times}"
     )
+    if passes > 2 and plan["phase_retrievals"] < 2:
+        text += " (less often with more memory, once with a scratch folder: scratch=FOLDER)"
     if plan["staged"]:
         text += f", staged in the scratch folder ({_bytes(plan['scratch_bytes'])})"
     if plan["phase_retrievals"]:

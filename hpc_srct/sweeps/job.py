@@ -143,7 +143,7 @@ class TrainJob(_Job):
                 restarts.check_progress(self._run_folder, environment.job_id)
             except MachineError as error:
                 self._failed(error)
-            reason = scheduler.why_not_requeue(environment.raw_job_id)
+            reason = scheduler.why_not_requeue(environment.job_id)
             if reason is None and callable(requeue):
                 requeue(signal.SIGUSR2, None)  # exits
             print(f"not requeued: {reason}", file=sys.stderr)

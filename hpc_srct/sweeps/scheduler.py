@@ -141,13 +141,13 @@ def _spelled_out(name: str) -> list[str]:
 
 
 def why_not_requeue(job: str) -> str | None:
-    """Say why a job must not be put back into the queue; None where it may.
+    """Say why a job (``12`` or ``12_3``) must not be put back into the queue; None where it may.
 
     A cancelled job may not, though Slurm would take it: while its script still runs it counts
     as completing.
     """
     answer = _ask(["scontrol", "show", "job", "--oneliner", job])
-    fields = dict(word.partition("=")[::2] for word in answer.stdout.split() if "=" in word)
+    fields = _record(answer.stdout, job)
     if answer.returncode or "JobState" not in fields:
         return "Slurm does not answer"
     if fields["JobState"] != "RUNNING":
@@ -155,6 +155,21 @@ def why_not_requeue(job: str) -> str | None:
     if fields.get("Requeue") != "1":
         return "this site does not requeue jobs"
     return None
+
+
+def _record(text: str, job: str) -> dict[str, str]:
+    """Pick a job's record: the id of an array, which its last task has, too, stands for all."""
+    records = [
+        dict(word.partition("=")[::2] for word in line.split() if "=" in word)
+        for line in text.splitlines()
+    ]
+    if len(records) > 1:
+        records = [
+            r
+            for r in records
+            if job in (r.get("JobId"), f"{r.get('ArrayJobId')}_{r.get('ArrayTaskId')}")
+        ]
+    return records[0] if len(records) == 1 else {}
 
 
 def requeue(job: str) -> None:

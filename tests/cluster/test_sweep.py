@@ -1,4 +1,4 @@
-"""A sweep as one array over two nodes, one of whose tasks comes to its time limit."""
+"""A sweep as one array over two nodes, whose last task comes to its time limit."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hpc_srct.sweeps import Sweep
 from hpc_srct.sweeps.status import State
 
 
-def test_an_array_task_out_of_time_requeues_and_ends_as_if_undisturbed(
+def test_the_last_array_task_out_of_time_requeues_and_ends_as_if_undisturbed(
     user, experiment, undisturbed, monkeypatch
 ):
     folder = user.folder / "it's a sweep"
     tree = {
         "name": "two",
         "experiment": str(experiment),
-        "grid": {"seed": [1, 2]},
+        "grid": {"seed": [2, 1]},
         "out": str(folder),
         "nodes": 2,
         "tasks_per_node": 1,
@@ -40,19 +40,22 @@ def test_an_array_task_out_of_time_requeues_and_ends_as_if_undisturbed(
     for name, value in user.cluster.environment.items():
         monkeypatch.setenv(name, value)
     sweep = Sweep.from_file(file)
-    first, second = (sweep.ledger.run_folder(run.name) for run in sweep.runs)
-    user.until_steps(first, 3)
+    first, last = (sweep.ledger.run_folder(run.name) for run in sweep.runs)
+    # The last task has the array's own job id, and a sister that has ended.
+    user.until_steps(last, 3)
     with user.held("submitit.core._submit", signal.SIGUSR2):
-        assert [now.state for now in sweep.status()] == [State.RUNNING, State.WAITING]
-    assert 0 < steps(first) < 240, "it was to be stopped in the middle"
+        before, now = sweep.status()
+        assert now.state is State.RUNNING
+        assert before.state in (State.DONE, State.WAITING)  # waiting: out of time itself
+    assert 0 < steps(last) < 240, "it was to be stopped in the middle"
 
     found = sweep.wait(every=2)
     assert [now.state for now in found] == [State.DONE, State.DONE], logs(folder)
-    assert "Requeued job" in logs(folder)
+    assert f"Requeued job {now.job}" in logs(folder)
     assert "goes on after step" in logs(folder)
-    same(first, undisturbed)
-    assert steps(second) == 240
-    assert (second / "model.safetensors").exists()
+    same(last, undisturbed)
+    assert steps(first) == 240
+    assert (first / "model.safetensors").exists()
 
     # Called again, nothing is submitted; what was lost is made again.
     assert "0 of 2 runs submitted" in user.do(*srct, "--site", "site.yaml").stdout

@@ -115,6 +115,13 @@ def test_stopped_on_rank_0_chains_to_submitit(training, ledger):
     assert ledger.outcome("run") is None, "it is not over"
 
 
+def test_slurm_is_asked_for_the_task_and_not_for_its_array(training, ledger, slurm):
+    training["does"] = stop
+    with pytest.raises(SystemExit):
+        work(ledger)
+    assert slurm.calls("scontrol")[0][-1] == "7_0"
+
+
 def test_stopped_on_other_ranks_ends_well(training, ledger):
     """A bad exit code would have srun kill rank 0 before it has requeued the job."""
 

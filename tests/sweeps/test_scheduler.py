@@ -100,3 +100,20 @@ def test_who_may_be_requeued(slurm, job, reason):
     slurm.answer("scontrol", job)
     answer = scheduler.why_not_requeue("7")
     assert answer is None if reason is None else reason in answer
+
+
+ARRAY = (
+    "JobId=12 ArrayJobId=12 ArrayTaskId=2 JobState={last} Requeue=1\n"
+    "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobState={first} Requeue=1\n"
+)
+
+
+@pytest.mark.parametrize("job", ["12", "12_2"])
+def test_the_last_task_of_an_array_is_not_taken_for_its_sisters(slurm, job):
+    """It has the array's own id."""
+    slurm.answer("scontrol", ARRAY.format(last="RUNNING", first="COMPLETED"))
+    assert scheduler.why_not_requeue(job) is None
+    slurm.answer("scontrol", ARRAY.format(last="CANCELLED", first="RUNNING"))
+    assert "cancelled" in scheduler.why_not_requeue(job)
+    slurm.answer("scontrol", ARRAY.format(last="RUNNING", first="RUNNING"))
+    assert "does not answer" in scheduler.why_not_requeue("12_7")

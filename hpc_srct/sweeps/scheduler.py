@@ -86,10 +86,10 @@ def cancel(jobs: Iterable[str]) -> None:
         _ask(["scancel", *jobs])
 
 
-def named(name: str) -> list[str]:
-    """Find this user's jobs of one name that wait or run."""
+def named(name: str) -> list[str] | None:
+    """Find this user's jobs of one name that wait or run; None where Slurm does not answer."""
     answer = _ask(["squeue", "--me", "--noheader", "--format=%A", f"--name={name}"])
-    return sorted(set(answer.stdout.split())) if answer.returncode == 0 else []
+    return sorted(set(answer.stdout.split())) if answer.returncode == 0 else None
 
 
 def states(jobs: Iterable[str]) -> tuple[dict[str, str], bool]:

@@ -91,6 +91,8 @@ class Sweep:
         ------
         InputError
             An unknown cluster, no Slurm or no site profile, or Slurm refused.
+        MachineError
+            Slurm does not answer.
         """
         if cluster not in CLUSTERS:
             raise InputError(f"'{cluster}': expected --cluster {' or '.join(CLUSTERS)}.")
@@ -125,7 +127,13 @@ class Sweep:
         """Mend a submission that was cut short: its job ids are lost, but its name is not."""
         lost = [e for e in self._entries() if e.job is None]
         for name in {entry.job_name for entry in lost if entry.cluster == "slurm"}:
-            scheduler.cancel(scheduler.named(name))
+            jobs = scheduler.named(name)
+            if jobs is None:
+                raise MachineError(
+                    f"{self.folder}: an earlier call was cut short, and Slurm does not say which "
+                    "jobs it left.\nCall again when squeue answers."
+                )
+            scheduler.cancel(jobs)
         for entry in lost:
             self.ledger.forget(entry.name)
 
@@ -148,7 +156,7 @@ class Sweep:
         if entry is None:
             return True
         late = seconds_since(entry.submitted) > _GRACE_S
-        return late and not scheduler.named(entry.job_name)
+        return late and scheduler.named(entry.job_name) == []
 
     def dry_run(self, cluster: str = "slurm", site: Site | None = None) -> RenderableType:
         """Show the table of runs, and for Slurm the sbatch text."""

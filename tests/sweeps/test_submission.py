@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,33 @@ def test_a_call_killed_while_it_submitted_is_mended_by_the_next(make, taken, sit
     assert f"--name=srct-{entry.token}" in taken.calls("squeue")[0]
     assert taken.calls("scancel") == [["101"]]
     assert sweep.ledger.entry(sweep.runs[2].name).job == "103_2"
+
+
+TIMED_OUT = ("", "slurm_load_jobs error: Socket timed out on send/recv operation\n", 1)
+
+
+def test_what_a_killed_call_left_is_not_guessed_where_slurm_is_silent(make, taken, site):
+    sweep = make()
+    sweep.submit("slurm", site)
+    for run in sweep.runs:
+        sweep.ledger.note(replace(sweep.ledger.entry(run.name), job=None))
+    taken.answer("squeue", TIMED_OUT)
+    with pytest.raises(MachineError, match="Call again when squeue answers"):
+        make().submit("slurm", site)
+    assert len(taken.calls("sbatch")) == 2
+    assert all(sweep.ledger.entry(run.name).job is None for run in sweep.runs)
+
+
+def test_runs_of_which_a_silent_slurm_tells_nothing_are_left_alone(make, taken, site, monkeypatch):
+    """Two jobs would write into one folder."""
+    make().submit("slurm", site)
+    monkeypatch.setattr("hpc_srct.sweeps.sweep._GRACE_S", -2)
+    taken.answer("sacct", ("", "Slurm accounting storage is disabled\n", 1))
+    taken.answer("squeue", TIMED_OUT)
+    again = make()
+    assert again.submit("slurm", site) == []
+    assert len(taken.calls("sbatch")) == 2
+    assert not any(again._given_up(now) for now in again.status())
 
 
 def test_a_refusal_names_the_profile_and_leaves_nothing_submitted(make, slurm, site):

@@ -70,7 +70,7 @@ def precision_gaps(entries: Sequence[Entry], runs: Sequence[Run]) -> Iterator[st
     same: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
         matters = {k: v for k, v in run.what_matters().items() if k != "precision"}
-        if run.settings:
+        if run.settings and len(run.precisions) == 1:
             key = json.dumps([run.description["architecture"], matters], default=str)
             same.setdefault(key, {}).setdefault(run.precision, []).append(run)
     for by_precision in same.values():

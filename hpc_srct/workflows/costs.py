@@ -19,6 +19,7 @@ EMULATED = (
     "Emulated on a CPU (arithmetic in fp32, rounded): {}. Its scores are those of the precision,"
     " its time and memory say nothing of hardware that has it."
 )
+SWITCHED = "{}: trained in {}; what it cost, and its gap, would be no single precision's."
 MEASURED = (
     "Training time: the steps alone, without validation and saving. Peak memory: the device's, or"
     " the whole process's on a CPU."
@@ -57,8 +58,11 @@ class Costs:
 
 def costs_of(runs: Sequence[Run]) -> Costs | None:
     """Read from run folders what the trainings took; None where no folder tells."""
-    rows = []
+    rows, notes = [], [MEASURED]
     for run in runs:
+        if len(run.precisions) > 1:
+            notes.append(SWITCHED.format(run.path, " then ".join(run.precisions)))
+            continue
         figures = {k: v for k, v in figures_of(run.folder).items() if k in (EPOCHS, *COSTS)}
         if run.settings and figures:
             network = run.method.replace(f" ({run.precision})", "", 1)
@@ -67,7 +71,6 @@ def costs_of(runs: Sequence[Run]) -> Costs | None:
     if not rows:
         return None
     emulated = dict.fromkeys(run.precision for run in runs if _was_emulated(run.folder))
-    notes = [MEASURED]
     if emulated:
         notes.append(EMULATED.format(", ".join(emulated)))
     return Costs(Results.of(rows).over_seeds(), notes)

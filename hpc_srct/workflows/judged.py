@@ -11,7 +11,7 @@ import numpy as np
 from hpc_srct.errors import InputError
 from hpc_srct.evaluation.metrics import evaluation_mask
 from hpc_srct.slices import SliceStore
-from hpc_srct.workflows.runs import Run
+from hpc_srct.workflows.runs import Run, distinct_names
 
 ROLES = ("train", "validation", "test")
 
@@ -110,18 +110,6 @@ def reference_of(store: SliceStore, wanted: str | None = None) -> str:
     raise InputError(
         f"{store.master}: no {missing} inside to compare with; it has {', '.join(store.names)}."
     )
-
-
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """Name stores by as many of their path's last parts as tell them apart."""
-    folders = [path.resolve() for path in paths]
-    folders = [path.parent if path.name == "slices.h5" else path for path in folders]
-    longest = max(len(path.parts) for path in folders)
-    for depth in range(1, longest + 1):
-        names = ["-".join(path.parts[-depth:]).replace("/", "") for path in folders]
-        if len(set(names)) == len(set(folders)):
-            break
-    return names
 
 
 def leaks(runs: Sequence[Run], judged: Sequence[Judged]) -> Iterator[str]:

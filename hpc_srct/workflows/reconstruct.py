@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpc_srct import console
 from hpc_srct.enhancement import Enhancer, enhance_store, export_tiff
+from hpc_srct.enhancement.enhancer import chosen_device
 from hpc_srct.enhancement.export import BITS
 from hpc_srct.errors import InputError
 from hpc_srct.ranks import Communicator
@@ -67,7 +68,8 @@ def reconstruct(
     """
     source, out, ranks = Path(source), Path(out), ranks or Communicator()
     # What can be refused is refused before hours are spent on the scan.
-    enhancer = Enhancer.from_file(model, precision, device, tile)
+    own = chosen_device(device, ranks.rank)
+    description = Enhancer.from_file(model, precision, own, tile).description
     if bits not in BITS:
         raise InputError(f"--bits: expected 32, 16 or 8; found {bits}.")
     if source.is_dir() or source.name == MASTER:
@@ -80,7 +82,7 @@ def reconstruct(
     else:
         settings = preprocessing or PreprocessingSettings()
         if not settings.model_fields_set & {"filter", "low_filter"}:
-            known = {"low_filter": enhancer.description.get("low_filter")}
+            known = {"low_filter": description.get("low_filter")}
             settings = settings.model_copy(update=known)
         store = _preprocessed(source, out, settings, ranks)
     enhanced = enhance_store(

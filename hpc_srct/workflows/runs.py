@@ -80,6 +80,16 @@ class Run:
         return str(self.description.get("precision", "O0"))
 
     @property
+    def precisions(self) -> list[str]:
+        """Every precision that it was trained in, in order: a resumed run may have changed it."""
+        try:
+            record = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
+            starts = [start["precision"] for start in record["starts"] if "precision" in start]
+        except (OSError, ValueError, KeyError, TypeError):
+            starts = []
+        return list(dict.fromkeys([*starts, self.precision]))
+
+    @property
     def title(self) -> str:
         """Network and precision."""
         architecture = self.description["architecture"]
@@ -154,10 +164,23 @@ def _with_methods(runs: list[Run]) -> list[Run]:
         settings = [runs[members[0]].what_matters() for members in several]
         keys = sorted({key for tree in settings for key in tree})
         differing = [k for k in keys if len({str(tree.get(k)) for tree in settings}) > 1]
-        for members, tree in zip(several, settings, strict=True):
-            extra = "".join(f", {key}={tree.get(key)}" for key in differing)
-            if len(extra) > 60:
-                extra = f", {runs[members[0]].path.name}"
+        extras = ["".join(f", {k}={tree.get(k)}" for k in differing) for tree in settings]
+        if max(map(len, extras)) > 60:
+            folders = distinct_names([runs[members[0]].path for members in several])
+            extras = [f", {folder}" for folder in folders]
+        for members, extra in zip(several, extras, strict=True):
             for number in members:
                 named[number] = replace(runs[number], method=title + extra)
     return named
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Name folders by as many of their path's last parts as tell them apart."""
+    folders = [path.resolve() for path in paths]
+    folders = [path.parent if path.name == "slices.h5" else path for path in folders]
+    longest = max(len(path.parts) for path in folders)
+    for depth in range(1, longest + 1):
+        names = ["-".join(path.parts[-depth:]).replace("/", "") for path in folders]
+        if len(set(names)) == len(set(folders)):
+            break
+    return names

@@ -19,8 +19,7 @@ from hpc_srct.workflows import evaluate as workflow
 from hpc_srct.workflows.baselines import NAMES, RAMP
 from hpc_srct.workflows.costs import costs_of
 from hpc_srct.workflows.evaluate import evaluate
-from hpc_srct.workflows.judged import distinct_names
-from hpc_srct.workflows.runs import open_runs
+from hpc_srct.workflows.runs import distinct_names, open_runs
 
 
 def offset(by: float) -> torch.nn.Module:
@@ -129,6 +128,14 @@ def test_rows_are_named_by_the_settings_that_differ(make_run):
     assert [run.method for run in open_runs(seeds)] == ["UNet (O0)"] * 2
 
 
+def test_experiments_whose_folders_have_one_name_are_not_averaged(make_run):
+    long = "stores/" + "a" * 60
+    runs = [make_run("unet"), make_run("unet", seed=1, train=[long])]
+    first, second = (run.method for run in open_runs(runs))
+    assert first != second
+    assert first.endswith("-unet") and second.endswith("-unet")
+
+
 def test_two_runs_of_one_seed_are_refused(make_run):
     with pytest.raises(InputError, match="has the settings and the seed .0. of"):
         open_runs([make_run("a"), make_run("again")])
@@ -177,6 +184,18 @@ def test_costs_are_averaged_over_seeds_and_savings_are_against_o0(make_run, tmp_
     text = (tmp_path / "costs.md").read_text()
     assert "| network | precision |" in text and "state" not in text
     assert "20.00 ± 14.14" in text
+
+
+def test_a_run_that_changed_its_precision_has_no_costs_and_no_gap(make_run):
+    runs = [with_metrics(make_run("one"), 10.0, 300)]
+    runs.append(with_metrics(make_run("half", precision="O2"), 5.0, 225))
+    starts = [{"precision": "O0", "first_step": 1}, {"precision": "O2", "first_step": 4}]
+    (runs[1] / "environment.json").write_text(json.dumps({"starts": starts}))
+    costs = costs_of(open_runs(runs))
+    assert [row.values["precision"] for row in costs.table.rows] == ["O0"]
+    assert f"{runs[1]}: trained in O0 then O2" in costs.notes[1]
+    found = evaluate(runs, tune_on=[], device="cpu")
+    assert not any("gap of" in note for note in found.table.notes)
 
 
 def test_runs_without_metrics_have_no_costs(result):

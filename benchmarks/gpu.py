@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-if "cpu" in sys.argv[1:]:  # before torch looks for a GPU
+if {"cpu", "--device=cpu"} & set(sys.argv[1:]):  # before torch looks for a GPU
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import common
@@ -164,7 +164,7 @@ def main() -> None:
     has_gpu = torch.cuda.is_available()
     if args.device == "cuda" and not has_gpu:
         parser.error("no CUDA device is here; --device cpu runs the reduced form")
-    args.reduced = not has_gpu
+    args.reduced = not has_gpu or args.device == "cpu"
     args.sizes = args.sizes or ([32, 48] if args.reduced else [1200, 2048])
     args.form = {
         "width": args.width or (2 if args.reduced else 32),

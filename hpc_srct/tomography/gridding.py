@@ -8,17 +8,22 @@ time of FINUFFT's own.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import finufft
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import finufft
 
 # Of the finer grid; FINUFFT's kernels are made for this or for 2.
 UPSAMPLING = 1.25
 
 
 def _spreader(kind: int, shape: tuple[int, int], tolerance: float) -> finufft.Plan:
+    import finufft  # late: the torch engine shares this module and does without
+
     return finufft.Plan(
         kind,
         shape,

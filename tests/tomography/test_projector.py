@@ -1,6 +1,8 @@
 """The projector against exact line integrals, known grey values, identities and scikit-image."""
 
 import functools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -282,3 +284,16 @@ def test_field_of_view_is_what_every_view_sees():
     assert field_of_view(101) == 50
     assert field_of_view(101, 30.5) == 30.5
     assert field_of_view(101, 80) == 20
+
+
+def test_the_torch_engine_does_without_finufft():
+    code = """
+import sys
+sys.modules["finufft"] = None
+import numpy as np
+from hpc_srct.tomography.projector import Projector
+angles = np.arange(8) * np.pi / 8
+print(Projector(angles, 16, engine="torch").fbp(np.ones((2, 8, 16), np.float32)).shape)
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "(2, 16, 16)", answer.stderr

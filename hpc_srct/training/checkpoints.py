@@ -10,6 +10,7 @@ DeepSpeed's files are pickles: a checkpoint is trusted only in the run folder th
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -81,9 +82,10 @@ class Checkpoints:
         self.folder, self.ranks, self.identity = folder, ranks, identity
         self.keep_last = keep_last
         self.save_seconds = 0.0
+        self._saved: Progress | None = None
 
     def save(self, engine: Engine, progress: Progress) -> Path:
-        """Save the state of all ranks and make it the current one.
+        """Save the state of all ranks and make it the current one, unless it just was.
 
         Raises
         ------
@@ -94,6 +96,8 @@ class Checkpoints:
         name = f"step-{progress.step:08d}"
         aside = self.folder / f".{name}.part"
         rank = self.ranks.rank
+        if self._is_saved(name, progress):
+            return self.folder / name
         with self._in_words(aside):
             if rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,28 +123,55 @@ class Checkpoints:
                 sync_folder(aside)
                 self._publish(aside, name)
             self.ranks.barrier()
+        self._saved = copy.deepcopy(progress)
         self.save_seconds = time.monotonic() - began
         return self.folder / name
 
+    def _is_saved(self, name: str, progress: Progress) -> bool:
+        """Tell whether this state was the last one saved (an end of an epoch, then a stop)."""
+        same = progress == self._saved
+        if same and self.ranks.rank == 0:
+            same = self._current() == name and (self.folder / name / MANIFEST).is_file()
+        return all(self.ranks.gather(same))
+
     def _publish(self, aside: Path, name: str) -> None:
         final = self.folder / name
+        former = _hidden(final)
         if final.exists():
-            self._remove(final)
+            shutil.rmtree(former, ignore_errors=True)
+            final.replace(former)
         aside.replace(final)
         sync_folder(self.folder)
         write_text(self.folder / POINTER, name + "\n")
         sync_folder(self.folder)
+        shutil.rmtree(former, ignore_errors=True)
         for old in self._folders()[self.keep_last :]:
             if old != final:
                 self._remove(old)
 
     def _remove(self, path: Path) -> None:
         """Rename first: a checkpoint half-removed must not look like one."""
-        doomed = path.with_name(f".{path.name}.old")
+        doomed = _hidden(path)
         shutil.rmtree(doomed, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             path.replace(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
+
+    def _settle(self) -> None:
+        """Tidy up after a kill: what was moved out of the way comes back where nothing came."""
+        for hidden in self.folder.glob(".step-*.old"):
+            place = hidden.with_name(hidden.name[1:].removesuffix(".old"))
+            if not place.exists():
+                with contextlib.suppress(ValueError):
+                    _verified(hidden)
+                    hidden.replace(place)
+            shutil.rmtree(hidden, ignore_errors=True)
+        for unfinished in self.folder.glob(".step-*.part"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _current(self) -> str | None:
+        pointer = self.folder / POINTER
+        return pointer.read_text().strip() if pointer.is_file() else None
 
     def _folders(self) -> list[Path]:
         """Checkpoints by name, the latest first."""
@@ -154,10 +185,10 @@ class Checkpoints:
         InputError
             There is none, or none is whole.
         """
-        pointer = self.folder / POINTER
-        folders = self._folders()
-        if pointer.is_file():
-            current = self.folder / pointer.read_text().strip()
+        self._settle()
+        folders, name = self._folders(), self._current()
+        if name is not None:
+            current = self.folder / name
             folders = [current, *(f for f in folders if f.name < current.name)] + [
                 f for f in folders if f.name > current.name
             ]
@@ -282,6 +313,11 @@ def _named_as_saved(engine: Engine, precision: str) -> Iterator[None]:
         yield
     finally:
         del deepspeed._get_rank_zero_ckpt_name
+
+
+def _hidden(path: Path) -> Path:
+    """Name the place of a checkpoint that is moved out of the way."""
+    return path.with_name(f".{path.name}.old")
 
 
 def _files(folder: Path) -> dict[str, dict[str, Any]]:

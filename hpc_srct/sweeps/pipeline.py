@@ -123,11 +123,9 @@ def submit(batches: Sequence[Batch], site: str) -> dict[str, str]:
     Raises
     ------
     InputError
-        Slurm refused one, or those of an earlier call still wait or run.
+        Slurm refused one.
     """
-    scheduler.need("sbatch")
     record = batches[0].script.parent / RECORD
-    _refuse_twice(record)
     ids: dict[str, str] = {}
     try:
         for batch in batches:
@@ -139,16 +137,17 @@ def submit(batches: Sequence[Batch], site: str) -> dict[str, str]:
     return ids
 
 
-def _refuse_twice(record: Path) -> None:
+def _refuse_twice(jobs: Path) -> None:
+    """Raise `InputError` where jobs of an earlier call still wait or run: they read its files."""
     try:
-        earlier = json.loads(record.read_text())
+        earlier = json.loads((jobs / RECORD).read_text())
     except (OSError, ValueError):
         return
     known, _ = scheduler.states(earlier.values())
     busy = [job for job, state in known.items() if state in scheduler.WAITING | scheduler.RUNNING]
     if busy:
         raise InputError(
-            f"{record.parent}: jobs {', '.join(busy)} of an earlier call still wait or run.\n"
+            f"{jobs}: jobs {', '.join(busy)} of an earlier call still wait or run.\n"
             f"Wait for them, or `scancel {' '.join(busy)}`, or choose another folder (-o)."
         )
 
@@ -204,6 +203,7 @@ def pipeline_door(
     if dry_run:
         console.out.print(describe(batches), markup=False, emoji=False)
         return
+    _refuse_twice(out / "jobs")
     snapshot.take(code)
     for path, text in files.items():
         write_text(path, text)

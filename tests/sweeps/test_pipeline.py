@@ -243,8 +243,11 @@ def test_it_is_not_submitted_twice(road, slurm, tmp_path, capfd):
     words = [*road, "-o", str(tmp_path / "out")]
     assert pipeline.main(words) == 0
     slurm.answer("sacct", "101|COMPLETED\n102|RUNNING\n103|PENDING\n")
-    assert pipeline.main(words) == 2
+    jobs = tmp_path / "out" / "jobs"
+    before = {path: path.read_bytes() for path in jobs.iterdir() if path.is_file()}
+    assert pipeline.main([*words, "train.seed=4", "preprocess.views=1/6"]) == 2
     assert "scancel 102 103" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before, "the jobs read these"
     slurm.answer("sacct", "101|COMPLETED\n102|FAILED\n103|CANCELLED by 0\n")
     assert pipeline.main(words) == 0
 

@@ -84,11 +84,11 @@ def directives(site: Site, kind: str, nodes: int = 1, tasks_per_node: int | None
 
 
 def environment_lines(site: Site) -> list[str]:
-    """Give the shell lines that prepare a job: modules, variables, the site's own set-up."""
+    """Give the shell lines that prepare a job: the site's own set-up, modules, variables."""
     return [
+        *site.setup,
         *(f"module load {shlex.quote(module)}" for module in site.modules),
         *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),
-        *site.setup,
     ]
 
 

@@ -60,7 +60,11 @@ def parameters(
         "signal_delay_s": int(site.stop_before_end),
         "array_parallelism": sweep.parallel,
         "setup": [*batch.environment_lines(site), *snapshot.shell_lines(code)],
-        "srun_args": ["--kill-on-bad-exit=1", "--wait=0", "--mpi=none"],
+        # Since Slurm 22.05 srun does not know by itself how many CPUs a task got.
+        "srun_args": [
+            f"--cpus-per-task={named['cpus_per_task']}",
+            *("--kill-on-bad-exit=1", "--wait=0", "--mpi=none"),
+        ],
         "additional_parameters": options,
     }
 

@@ -82,6 +82,19 @@ def test_all_directives_come_before_the_first_command(site, kind):
     assert lines[0] == "#!/bin/bash"
 
 
+def test_the_set_up_comes_before_the_modules(site):
+    """It may be what makes ``module`` known."""
+    site = site.model_copy(
+        update={
+            "setup": (". /etc/profile.d/lmod.sh",),
+            "modules": ("cuda/12",),
+            "environment": {"A": "1"},
+        }
+    )
+    text = batch.render(template("train"), site, "train")
+    assert ". /etc/profile.d/lmod.sh\nmodule load cuda/12\nexport A=1\n" in text
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_files_themselves_are_valid_scripts(kind):
     subprocess.run(["bash", "-n", SLURM / f"{kind}.sbatch"], check=True)
@@ -136,15 +149,28 @@ def test_hostile_arguments_arrive_as_they_are(slurm, tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_task_gets_the_cpus_that_the_job_got(slurm, tmp_path, kind, monkeypatch):
+    """Since Slurm 22.05 srun does not take them from the job."""
+    for cpus in ("3", None):
+        if cpus is None:
+            monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+        else:
+            monkeypatch.setenv("SLURM_CPUS_PER_TASK", cpus)
+        run_script(template(kind), tmp_path, ["a", "b", "c"], slurm.path)
+        asked = [word for word in slurm.calls("srun")[-1] if word.startswith("--cpus-per-task")]
+        assert asked == ([f"--cpus-per-task={cpus}"] if cpus else [])
+
+
 def test_hostile_values_of_a_profile_stay_values(site, slurm, tmp_path):
     hostile = site.model_copy(
         update={
             "python": f"{tmp_path}/python",
             "environment": {"A": HOSTILE},
-            "setup": (f'printf %s "$A" > {shlex.quote(str(tmp_path))}/value',),
         }
     )
     text = batch.render(template("enhance"), hostile, "enhance", code=tmp_path / HOSTILE)
+    text += f'printf %s "$A" > {shlex.quote(str(tmp_path))}/value\n'
     run_script(text, tmp_path, ["a store", "m", "out"], slurm.path)
     assert (tmp_path / "value").read_text() == HOSTILE
     assert not (tmp_path / "pwned").exists()

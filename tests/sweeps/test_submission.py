@@ -77,8 +77,8 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output {srun_output} --error {srun_error} --kill-on-bad-exit=1 --wait=0 \
---mpi=none /opt/python -u -m submitit.core._submit {jobs}
+srun --unbuffered --output {srun_output} --error {srun_error} --cpus-per-task=4 \
+--kill-on-bad-exit=1 --wait=0 --mpi=none /opt/python -u -m submitit.core._submit {jobs}
 """
 
 

@@ -9,22 +9,41 @@ from collections.abc import Iterable, Sequence
 
 from hpc_srct.errors import InputError, MachineError
 
-# What sbatch says, and which value of the site profile to look at.
+
+def _value(key: str, hint: str) -> str:
+    return f"Look at {key} in {{site}}; {hint}."
+
+
+_RIGHTS = "your rights: `sacctmgr show assoc where user=$USER format=Account,QOS,Partition -P`"
+_LIMITS = "sacctmgr show qos format=Name,MaxSubmitPU,MaxJobsPU,MaxTRESPU,MaxWall -P"
+
+# What sbatch says, and what to do: mostly, which value of the site profile to mend.
 _REFUSALS = (
-    ("account", "account, which must go with partition", "your rights: `{rights}`"),
-    ("partition", "partition", '`sinfo -o "%P %l %G"` lists them'),
-    ("qos", "qos", "your rights: `{rights}`"),
-    ("gres", "gpu_type and gpus_per_node", '`sinfo -o "%P %G"` lists what nodes have'),
-    ("wckey", "wckey", "null asks for none"),
-    ("time limit", "time_limit", '`sinfo -o "%P %l"` lists the limits'),
-    ("node count", "the number of nodes", '`sinfo -o "%P %D"` lists how many there are'),
+    (
+        "accounting/qos policy",
+        "That is more jobs, larger or longer ones, than your account and qos in {site} may submit; "
+        f"the limits: `{_LIMITS}`.",
+    ),
+    (
+        "invalid job array",
+        "One array cannot have so many runs (`scontrol show config | grep MaxArraySize`); make "
+        "several sweeps of it.",
+    ),
+    ("account", _value("account, which must go with partition", _RIGHTS)),
+    ("partition", _value("partition", '`sinfo -o "%P %l %G"` lists them')),
+    ("qos", _value("qos", _RIGHTS)),
+    ("gres", _value("gpu_type and gpus_per_node", '`sinfo -o "%P %G"` lists what nodes have')),
+    ("wckey", _value("wckey", "null asks for none")),
+    ("time limit", _value("time_limit", '`sinfo -o "%P %l"` lists the limits')),
+    ("node count", _value("the number of nodes", '`sinfo -o "%P %D"` lists how many there are')),
     (
         "node configuration",
-        "gpus_per_node, gpu_type, cpus_per_task and mem_per_cpu",
-        '`sinfo -o "%P %c %m %G"` lists what nodes have',
+        _value(
+            "gpus_per_node, gpu_type, cpus_per_task and mem_per_cpu",
+            '`sinfo -o "%P %c %m %G"` lists what nodes have',
+        ),
     ),
 )
-_RIGHTS = "sacctmgr show assoc where user=$USER format=Account,QOS,Partition -P"
 _ASK_WITHIN_S = 60
 
 # Slurm's states, by what they mean to a run.
@@ -52,16 +71,13 @@ def _ask(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def refusal(message: str, site: str) -> InputError | MachineError:
-    """Put what sbatch said into words: which value of the site profile to mend, and how."""
+    """Put what sbatch said into words: what to mend, mostly in the site profile, and how."""
     lines = [line.partition("error: ")[2] or line for line in message.splitlines() if line.strip()]
     said = lines[-1].strip() if lines else "no reason given"
     said = said.removeprefix("Batch job submission failed: ").rstrip(".")
-    for fragment, key, hint in _REFUSALS:
+    for fragment, advice in _REFUSALS:
         if fragment in message.lower():
-            return InputError(
-                f"Slurm refused the job: {said}.\n"
-                f"Look at {key} in {site}; {hint.format(rights=_RIGHTS)}."
-            )
+            return InputError(f"Slurm refused the job: {said}.\n{advice.format(site=site)}")
     return MachineError(f"Slurm took no job: {said}.")
 
 

@@ -20,7 +20,7 @@ from submitit import AutoExecutor
 from submitit.core.utils import FailedJobError, environment_variables
 from submitit.slurm.slurm import _make_sbatch_string
 
-from hpc_srct.errors import InputError
+from hpc_srct.errors import InputError, SrctError
 from hpc_srct.settings.site import Site
 from hpc_srct.settings.sweep import SweepSettings
 from hpc_srct.sweeps import batch, scheduler, snapshot
@@ -121,7 +121,8 @@ def to_slurm(
     Raises
     ------
     InputError, MachineError
-        Slurm refused, or does not answer; then nothing is noted as submitted.
+        Slurm refused, or does not answer; then the ledger is as before. Where it took the runs
+        and refused their evaluation alone, the message says so.
     """
     scheduler.need("sbatch")
     scheduler.need("srun")
@@ -129,12 +130,19 @@ def to_slurm(
     token = new_token(sweep)
     for run in todo:
         ledger.write_settings(run.name, run.settings)
-    entries = _entries({run.name: run.values for run in todo}, ledger, token, "slurm", code)
-    jobs = [TrainJob(str(ledger.folder), run.name, token) for run in todo]
-    entries = _submit(entries, jobs, ledger, site, site_name, parameters(sweep, site, token, code))
+    jobs = {run.name: TrainJob(str(ledger.folder), run.name, token) for run in todo}
+    values = {run.name: run.values for run in todo}
+    options = parameters(sweep, site, token, code)
+    entries = _submit(jobs, values, ledger, token, code, site, site_name, options)
     if sweep.evaluate:
         mother = str(entries[0].job).partition("_")[0]
-        evaluation_to_slurm(sweep, runs, site, ledger, site_name, mother)
+        try:
+            evaluation_to_slurm(sweep, runs, site, ledger, site_name, [mother])
+        except SrctError as error:
+            raise type(error)(
+                f"The runs are submitted ({mother}); their evaluation was not: {error}\n"
+                "The same command submits it when that is mended."
+            ) from error
     return entries
 
 
@@ -144,16 +152,16 @@ def evaluation_to_slurm(
     site: Site,
     ledger: Ledger,
     site_name: str,
-    after: str | None = None,
+    after: Sequence[str] = (),
 ) -> None:
-    """Submit the evaluation of all runs, to start when job `after` has ended, well or not."""
+    """Submit the evaluation of all runs, to start when the jobs `after` have ended, well or not."""
     code = snapshot.take(ledger.folder / "code")
     token = new_token(sweep)
     options = parameters(sweep, site, token, code, tasks_per_node=1)
-    if after is not None:
-        options["dependency"] = f"afterany:{after}"
-    entries = _entries({EVALUATION: {}}, ledger, token, "slurm", code)
-    _submit(entries, [evaluation(sweep, runs, ledger, token)], ledger, site, site_name, options)
+    if after:
+        options["dependency"] = f"afterany:{':'.join(after)}"
+    job = evaluation(sweep, runs, ledger, token)
+    _submit({EVALUATION: job}, {EVALUATION: {}}, ledger, token, code, site, site_name, options)
 
 
 def evaluation(
@@ -165,13 +173,17 @@ def evaluation(
 
 
 def _submit(
-    entries: Sequence[Entry],
-    jobs: Sequence[Any],
+    jobs: Mapping[str, Any],
+    values: Mapping[str, dict[str, Any]],
     ledger: Ledger,
+    token: str,
+    code: Path,
     site: Site,
     site_name: str,
     options: dict[str, Any],
 ) -> list[Entry]:
+    before = {name: ledger.entry(name) for name in jobs}
+    entries = _entries(values, ledger, token, "slurm", code)
     try:
         executor = AutoExecutor(
             ledger.jobs,
@@ -185,10 +197,11 @@ def _submit(
         executor.parameters.setdefault("wckey", None)  # else submitit writes one of its own
         # submitit prints what sbatch said, which stands in its error, too.
         with contextlib.redirect_stderr(io.StringIO()):
-            submitted = executor.submit_array(jobs)
+            submitted = executor.submit_array(list(jobs.values()))
     except BaseException as error:
-        for entry in entries:
-            ledger.forget(entry.name)
+        for name, entry in before.items():
+            # A run that failed is not a new one because Slurm refused to try it again.
+            ledger.note(entry) if entry else ledger.forget(name)
         if isinstance(error, FailedJobError):
             raise scheduler.refusal(str(error), site_name) from error
         raise

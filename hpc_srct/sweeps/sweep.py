@@ -112,7 +112,7 @@ class Sweep:
                 submission.to_slurm(self.settings, todo, self.runs, site, self.ledger, site_name)
             elif judge:
                 submission.evaluation_to_slurm(
-                    self.settings, self.runs, site, self.ledger, site_name
+                    self.settings, self.runs, site, self.ledger, site_name, self._under_way()
                 )
             return todo
 
@@ -120,8 +120,20 @@ class Sweep:
         return [now.name for now in self.status() if now.state is State.RUNNING]
 
     def _to_be_judged_again(self, todo: Sequence[Run]) -> bool:
-        judged = self.observer.evaluation()
-        return not todo and judged is not None and judged.state in (State.FAILED, State.STOPPED)
+        if todo or not self.settings.evaluate:
+            return False
+        judged, found = self.observer.evaluation(), self.status()
+        # It may have been refused, or cut off after the runs were submitted.
+        if judged is None:
+            return any(now.state is not State.FAILED for now in found)
+        if judged.state is State.DONE:
+            return self._older_than_runs(found)
+        return judged.state in (State.FAILED, State.STOPPED)
+
+    def _under_way(self) -> list[str]:
+        """Give the jobs, arrays by their own id, of runs that wait or run."""
+        jobs = [now.job for now in self.status() if not now.state.is_over and now.job]
+        return list(dict.fromkeys(job.partition("_")[0] for job in jobs))
 
     def _recover(self) -> None:
         """Mend a submission that was cut short: its job ids are lost, but its name is not."""
@@ -247,12 +259,15 @@ class Sweep:
 
     def _older_than_runs(self, found: Sequence[Status]) -> bool:
         entry = self.ledger.entry(EVALUATION)
+        if entry is None:
+            return True
+        judged = (self.ledger.outcome(EVALUATION, entry.token) or {}).get("ended", entry.submitted)
         ends = [
             outcome["ended"]
             for s in found
             if s.state is State.DONE and (outcome := self.ledger.outcome(s.name))
         ]
-        return entry is None or any(end > entry.submitted for end in ends)
+        return any(end > judged for end in ends)
 
     def conclude(self, found: Sequence[Status]) -> None:
         """Print the table, where it was written, and the last lines of each failed run's log.

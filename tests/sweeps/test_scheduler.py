@@ -80,6 +80,22 @@ def test_a_refusal_names_the_value_to_mend(slurm, said, key):
     assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job "
+         "violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+         "more jobs, larger or longer ones"),
+        ("sbatch: error: Batch job submission failed: Invalid job array specification",
+         "several sweeps"),
+    ],
+)  # fmt: skip
+def test_too_much_is_told_as_such(said, advice):
+    refused = scheduler.refusal(said, "my-site.yaml")
+    assert isinstance(refused, InputError)
+    assert advice in str(refused)
+
+
 def test_a_silent_controller_is_the_machines_fault(slurm):
     slurm.answer("sbatch", ("", "sbatch: error: Unable to contact slurm controller\n", 1))
     with pytest.raises(MachineError, match="Unable to contact slurm controller"):

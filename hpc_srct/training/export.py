@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,9 @@ def with_moment(description: dict[str, Any], **figures: Any) -> dict[str, Any]:
 
 
 class BestModels:
-    """The models of the best validations, by PSNR, as ``checkpoints/best-STEP.safetensors``.
+    """The models of the best validations, as ``checkpoints/best-STEP.safetensors``.
+
+    They are ranked by PSNR, or by loss where no validation slice has a PSNR.
 
     Parameters
     ----------
@@ -80,9 +83,13 @@ class BestModels:
         """Give the file of a step's model."""
         return self.folder / f"best-{step:08d}.safetensors"
 
-    def wants(self, best: list[dict[str, Any]], psnr: float) -> bool:
+    def wants(self, best: list[dict[str, Any]], entry: dict[str, Any]) -> bool:
         """Tell whether a validation is among the best; of equals the earlier one stays."""
-        return len(best) < self.keep or any(psnr > entry["psnr"] for entry in best[: self.keep])
+        merit = _merit(entry)
+        kept = best[: self.keep]
+        return math.isfinite(merit) and (
+            len(kept) < self.keep or any(merit > _merit(former) for former in kept)
+        )
 
     def write(
         self, entry: dict[str, Any], weights: dict[str, Tensor], description: dict[str, Any]
@@ -93,7 +100,7 @@ class BestModels:
 
     def ranked(self, best: list[dict[str, Any]], entry: dict[str, Any]) -> list[dict[str, Any]]:
         """Put an entry in its place; sorting is stable, so of equals the earlier comes first."""
-        return sorted([*best, entry], key=lambda e: -e["psnr"])[: self.keep]
+        return sorted([*best, entry], key=lambda e: -_merit(e))[: self.keep]
 
     def prune(self, best: list[dict[str, Any]]) -> None:
         """Remove the models that are not in the list."""
@@ -114,3 +121,12 @@ class BestModels:
     def weights(self, entry: dict[str, Any]) -> dict[str, Tensor]:
         """Read a model's weights back."""
         return load_weights(self.path(entry["step"]))[0]
+
+
+def measure(entry: dict[str, Any]) -> str:
+    """Name what a validation is ranked by."""
+    return "loss" if entry["psnr"] is None else "PSNR"
+
+
+def _merit(entry: dict[str, Any]) -> float:
+    return -entry["loss"] if entry["psnr"] is None else entry["psnr"]

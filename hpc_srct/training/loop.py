@@ -82,6 +82,7 @@ class Training:
         self._waited = self._stepped = 0.0
         self._scales: deque[float] = deque(maxlen=20)
         self._losses: list[float] = []
+        self._flat_told = False
 
     def run(self) -> None:
         """Train to the last epoch, and give the model away."""
@@ -169,10 +170,11 @@ class Training:
             )
         if score is None:
             self._stop()
+        self._say_flat(score)
         self.telemetry.validation(progress.step, epoch, loss=score.loss, psnr=score.psnr)
-        better = math.isfinite(score.psnr) and best.wants(progress.best, score.psnr)
+        entry = {"step": progress.step, "epoch": epoch, "psnr": score.psnr, "loss": score.loss}
+        better = best.wants(progress.best, entry)
         if better:
-            entry = {"step": progress.step, "epoch": epoch, "psnr": score.psnr, "loss": score.loss}
             weights = self.engine.state_dict()
             if self.ranks.rank == 0:
                 best.write(entry, weights, self.parts.description)
@@ -196,7 +198,9 @@ class Training:
         progress, best = self.progress, self.parts.best_models
         moment = {"step": progress.step, "epoch": progress.epoch, "chosen": "last"}
         if progress.best and parts.together(self.ranks, lambda: best.is_there(progress.best[0])):
-            moment = export.moment(progress.best[0]) | {"chosen": "best validation PSNR"}
+            moment = export.moment(progress.best[0]) | {
+                "chosen": f"best validation {export.measure(progress.best[0])}"
+            }
         if moment["step"] == progress.step:
             weights = self.engine.state_dict()
         elif self.ranks.rank == 0:
@@ -337,8 +341,20 @@ class Training:
         if self._losses:
             told += f" loss {sum(self._losses) / len(self._losses):.4g}"
         if score is not None:
-            told += f", validation loss {score.loss:.4g}, PSNR {score.psnr:.2f} dB"
+            told += f", validation loss {score.loss:.4g}"
+            if score.psnr is not None:
+                told += f", PSNR {score.psnr:.2f} dB"
         console.say(told + (" (best)" if best else ""), rank=self.ranks.rank)
+
+    def _say_flat(self, score: Score) -> None:
+        if not score.flat or self._flat_told:
+            return
+        self._flat_told = True
+        told = f"validation: {score.flat} of {len(self.parts.validation.pairs)} slice(s) have a "
+        told += "constant label, thus no PSNR, and are left out of its mean"
+        if score.psnr is None:
+            told += "; the best model is that of the lowest loss"
+        console.warn(f"{told}.", rank=self.ranks.rank)
 
 
 @contextlib.contextmanager

@@ -121,10 +121,11 @@ class Telemetry:
         self._curves("train", {name: values[name] for name in _CURVES}, record.step)
         self._curves("cost", {name: values[name] for name in _COSTS}, record.step)
 
-    def validation(self, step: int, epoch: int, **figures: float) -> None:
-        """Note the figures of one validation."""
+    def validation(self, step: int, epoch: int, **figures: float | None) -> None:
+        """Note the figures of one validation; None is a figure that there is not."""
         self._write({"kind": "validation", "step": step, "epoch": epoch, **figures})
-        self._curves("validation", figures, step)
+        known = {name: value for name, value in figures.items() if value is not None}
+        self._curves("validation", known, step)
 
     def sync(self) -> int:
         """Make everything noted last through a crash; give the length of ``metrics.jsonl``."""

@@ -2,7 +2,8 @@
 
 PSNR follows the convention of the tables: inside a disc of 0.97 of the field of view's radius,
 the data range being maximum minus minimum of each label inside it; per slice, then averaged.
-It does not depend on the normalisation.
+It does not depend on the normalisation. A label without a range (a slice of air) has no PSNR and is
+left out of that mean.
 """
 
 from __future__ import annotations
@@ -24,18 +25,34 @@ MASK_SHARE = 0.97
 
 @dataclass(frozen=True)
 class Score:
-    """Means over the validation slices; `psnr` in dB."""
+    """Means over the validation slices.
+
+    Attributes
+    ----------
+    loss
+        Over all of them.
+    psnr
+        In dB, over those whose label has a range; None where none has.
+    flat
+        Slices whose label has none.
+    """
 
     loss: float
-    psnr: float
+    psnr: float | None
+    flat: int = 0
 
 
-def psnr(image: np.ndarray, label: np.ndarray, field_of_view: float | None) -> float:
-    """PSNR of one slice (y, x) in dB; `field_of_view` is a radius in pixels."""
+def psnr(image: np.ndarray, label: np.ndarray, field_of_view: float | None) -> float | None:
+    """PSNR of one slice (y, x) in dB; `field_of_view` is a radius in pixels.
+
+    None where the label is constant inside the disc.
+    """
     y, x = (np.arange(n) - (n - 1) / 2 for n in label.shape)
     radius = MASK_SHARE * (field_of_view or min(label.shape) / 2)
     inside = y[:, None] ** 2 + x[None, :] ** 2 <= radius**2
     span = float(label[inside].max() - label[inside].min())
+    if span == 0:
+        return None
     error = float(np.mean((image[inside].astype(np.float64) - label[inside]) ** 2))
     with np.errstate(divide="ignore"):
         return float(20 * np.log10(span) - 10 * np.log10(error))
@@ -93,7 +110,8 @@ def validate(
     """
     rank, ranks = share
     p = next(module.parameters())
-    sums = [0.0, 0.0, 0.0]
+    # Loss, slices; PSNR, slices that have one.
+    sums = [0.0, 0, 0.0, 0]
     was_training = module.training
     module.eval()
     try:
@@ -108,9 +126,13 @@ def validate(
                 result = infer(module, image, tile, p.dtype, channels_last)
                 view = slices.stores[pair.store].field_of_view
                 sums[0] += float(loss(result, label))
-                sums[1] += psnr(result.cpu().numpy(), label.cpu().numpy(), view)
-                sums[2] += 1
+                sums[1] += 1
+                quality = psnr(result.cpu().numpy(), label.cpu().numpy(), view)
+                if quality is not None:
+                    sums[2] += quality
+                    sums[3] += 1
     finally:
         module.train(was_training)
-    total_loss, total_psnr, count = reduce(sums)
-    return Score(total_loss / count, total_psnr / count)
+    total_loss, count, total_psnr, ranged = reduce(sums)
+    mean = total_psnr / ranged if ranged else None
+    return Score(total_loss / count, mean, int(count - ranged))

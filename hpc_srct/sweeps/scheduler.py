@@ -116,7 +116,7 @@ def states(jobs: Iterable[str]) -> tuple[dict[str, str], bool]:
     dict, bool
         State by job id, for the jobs that Slurm knows; and whether accounting answered. Of jobs
         that accounting does not know the queue is asked, which forgets a job minutes after its
-        end.
+        end; and of preempted ones, which it may hold again.
     """
     jobs = list(dict.fromkeys(jobs))
     if not jobs:
@@ -125,8 +125,13 @@ def states(jobs: Iterable[str]) -> tuple[dict[str, str], bool]:
     squeue = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T"]
     found, accounting = _told(sacct, jobs)
     # Accounting hears late of jobs, and last of those that wait for others.
-    if unheard := [job for job in jobs if job not in found]:
-        found = _told(squeue, unheard)[0] | found
+    if unsure := [job for job in jobs if found.get(job) in (None, "PREEMPTED")]:
+        queued, answered = _told(squeue, unsure)
+        for job in unsure:
+            if job in queued:
+                found[job] = queued[job]
+            elif not answered:
+                found.pop(job, None)
     return {job: found[job] for job in jobs if job in found}, accounting
 
 
@@ -141,7 +146,8 @@ def _told(command: list[str], jobs: list[str]) -> tuple[dict[str, str], bool]:
         for job in _spelled_out(name):
             # A job that was requeued has a line for each start; the last counts.
             found[job] = word
-    return found, answer.returncode == 0
+    # squeue fails for a single job that it has forgotten, and that is an answer, too.
+    return found, answer.returncode == 0 or "invalid job id" in answer.stderr.lower()
 
 
 def _spelled_out(name: str) -> list[str]:

@@ -142,12 +142,12 @@ class Observer:
         if word is None:
             # Accounting learns of a job a moment late; without it, what ended long ago is gone.
             return State.UNKNOWN, None
-        if word in scheduler.WAITING or word == "PREEMPTED":
+        if word in scheduler.WAITING:
             return State.WAITING, None
         if word in scheduler.RUNNING:
             return State.RUNNING, None
-        if word == "CANCELLED":
-            return State.STOPPED, "it was cancelled"
+        if word in ("CANCELLED", "PREEMPTED"):
+            return State.STOPPED, f"it was {word.lower()}"
         return State.FAILED, f"Slurm says {word}"
 
     def _log(self, entry: Entry, state: State) -> Path | None:

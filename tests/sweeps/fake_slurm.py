@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from hpc_srct.sweeps import Sweep
+
 PROGRAMS = ("sbatch", "srun", "sacct", "squeue", "scontrol", "scancel")
 
 SCRIPT = """\
@@ -25,6 +27,15 @@ if len(answers) > 1:
     json.dump(answers[1:], open(folder + "/" + name + ".json", "w"))
 sys.stdout.write(out); sys.stderr.write(err); sys.exit(code)
 """
+
+
+# What sbatch answers where an account has submitted as much as it may.
+LIMIT = (
+    "",
+    "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit "
+    "limit, user's size and/or time limits)\n",
+    1,
+)
 
 
 class FakeSlurm:
@@ -53,3 +64,8 @@ class FakeSlurm:
         log = self.folder / "calls.jsonl"
         every = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         return every if program is None else [call[1:] for call in every if call[0] == program]
+
+
+def script(sweep: Sweep, job: str) -> str:
+    """Read the batch script of a sweep's job."""
+    return (sweep.ledger.jobs / f"{job}_submission.sh").read_text()

@@ -43,6 +43,21 @@ def test_of_a_job_that_accounting_has_not_heard_of_the_queue_is_asked(slurm):
     assert slurm.calls("squeue")[0][-1] == "--jobs=14,15"
 
 
+@pytest.mark.parametrize(
+    ("queue", "state"),
+    [
+        ("12|PENDING\n", "PENDING"),
+        ("", "PREEMPTED"),
+        (("", "slurm_load_jobs error: Invalid job id specified\n", 1), "PREEMPTED"),
+        (("", "slurm_load_jobs error: Socket timed out on send/recv operation\n", 1), None),
+    ],
+)
+def test_whether_a_preempted_job_is_queued_again_the_queue_knows(slurm, queue, state):
+    slurm.answer("sacct", "12|PREEMPTED\n")
+    slurm.answer("squeue", queue)
+    assert scheduler.states(["12"]) == ({"12": state} if state else {}, True)
+
+
 def test_nothing_is_asked_about_no_jobs(slurm):
     assert scheduler.states([]) == ({}, True)
     assert slurm.calls() == []

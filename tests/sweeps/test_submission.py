@@ -5,50 +5,14 @@ from __future__ import annotations
 import pickle
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from sweeps.fake_slurm import LIMIT, script
 
 from hpc_srct.errors import InputError, MachineError
-from hpc_srct.sweeps import Sweep, ledger, submission
+from hpc_srct.sweeps import Sweep, submission
 from hpc_srct.sweeps.command import run_sweep
-from hpc_srct.sweeps.ledger import EVALUATION
 from hpc_srct.sweeps.status import State
-
-HOSTILE = 'it\'s "here" #$(touch pwned) `touch pwned`'
-
-
-@pytest.fixture
-def make(tmp_path, monkeypatch):
-    """Make a sweep of three seeds, as often as it is called anew."""
-    (tmp_path / "exp.yaml").write_text("epochs: 3\n")
-    monkeypatch.setattr(
-        "hpc_srct.sweeps.snapshot.files", lambda: [("hpc_srct/a.py", Path(__file__))]
-    )
-
-    def sweep(**settings: object) -> Sweep:
-        tree = {
-            "experiment": "exp.yaml",
-            "name": "talk",
-            "grid": {"seed": [1, 2, 3]},
-            "out": str(tmp_path / HOSTILE),
-            **settings,
-        }
-        return Sweep(tree, tmp_path)
-
-    return sweep
-
-
-@pytest.fixture
-def taken(slurm):
-    """A Slurm that takes an array and the evaluation after it."""
-    slurm.answer("sbatch", "Submitted batch job 101\n", "Submitted batch job 102\n")
-    return slurm
-
-
-def script(sweep: Sweep, job: str) -> str:
-    return (sweep.ledger.jobs / f"{job}_submission.sh").read_text()
-
 
 GOLDEN = """\
 #!/bin/bash
@@ -120,22 +84,6 @@ def test_a_wckey_is_written_only_where_the_profile_has_one(make, taken, site):
     sweep.submit("slurm", site.model_copy(update={"wckey": "hepsct"}))
     assert "#SBATCH --wckey=hepsct\n" in script(sweep, "101")
     assert "wckey" not in GOLDEN
-
-
-def test_the_evaluation_follows_the_array(make, taken, site):
-    sweep = make()
-    sweep.submit("slurm", site)
-    text = script(sweep, "102")
-    assert "#SBATCH --dependency=afterany:101\n" in text
-    assert "#SBATCH --ntasks-per-node=1\n" in text
-    assert "#SBATCH --gres=gpu:v100:1\n" in text
-    job = pickle.loads((sweep.ledger.jobs / "102_submitted.pkl").read_bytes()).function
-    assert (job.runs, job.roles) == (tuple(r.name for r in sweep.runs), ("test",))
-
-
-def test_without_evaluation_one_job_is_submitted(make, taken, site):
-    make(evaluate=[]).submit("slurm", site)
-    assert len(taken.calls("sbatch")) == 1
 
 
 def test_the_ledger_and_the_settings_of_the_submission(make, taken, site):
@@ -251,6 +199,19 @@ def test_without_accounting_files_and_queue_tell_and_it_is_said_once(make, taken
     assert capfd.readouterr().err.count("accounting does not answer") == 1
 
 
+def test_a_run_that_was_preempted_for_good_goes_on(make, taken, site):
+    """Where Slurm does not requeue what it preempts."""
+    sweep = make()
+    sweep.submit("slurm", site)
+    taken.answer("sacct", "101_0|PREEMPTED\n101_1|PREEMPTED\n101_2|RUNNING\n102|PENDING\n")
+    taken.answer("squeue", "101_1|PENDING\n")
+    found = [(now.state, now.error) for now in make().status()]
+    assert found[0] == (State.STOPPED, "it was preempted")
+    assert [state for state, _ in found[1:]] == [State.WAITING, State.RUNNING]
+    taken.answer("sbatch", "Submitted batch job 103\n", "Submitted batch job 104\n")
+    assert make().submit("slurm", site) == [sweep.runs[0]]
+
+
 def test_a_job_that_slurm_forgot_is_submitted_again(make, taken, site, monkeypatch):
     sweep = make()
     sweep.submit("slurm", site)
@@ -343,71 +304,6 @@ def test_the_command_submits_shows_and_concludes(make, taken, site_file, tmp_pat
     assert "line 3\n" not in told.err
     assert "| 1 | done |" in (tmp_path / "out" / "results.md").read_text()
     assert "| 2 | failed |" in (tmp_path / "out" / "results.md").read_text()
-
-
-def test_an_evaluation_that_failed_is_asked_for_again(make, taken, site):
-    sweep = make()
-    sweep.submit("slurm", site)
-    for run in sweep.runs:
-        sweep.ledger.note_outcome(run.name, sweep.ledger.entry(run.name).token, "done")
-    token = sweep.ledger.entry(EVALUATION).token
-    sweep.ledger.note_outcome(EVALUATION, token, "failed", "no")
-    taken.answer("sbatch", "Submitted batch job 107\n")
-    assert make().submit("slurm", site) == []
-    assert sweep.ledger.entry(EVALUATION).job == "107"
-    assert "--dependency" not in script(sweep, "107")
-
-
-LIMIT = (
-    "",
-    "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit "
-    "limit, user's size and/or time limits)\n",
-    1,
-)
-
-
-def test_an_evaluation_that_was_refused_is_told_and_made_by_the_next_call(make, slurm, site):
-    slurm.answer("sbatch", "Submitted batch job 101\n", LIMIT)
-    with pytest.raises(InputError, match=r"runs are submitted \(101\); their evaluation was not"):
-        make().submit("slurm", site)
-    slurm.answer("sacct", "101_0|COMPLETED\n101_1|RUNNING\n101_2|RUNNING\n")
-    slurm.answer("sbatch", "Submitted batch job 103\n")
-    sweep = make()
-    assert sweep.submit("slurm", site) == []
-    assert sweep.ledger.entry(EVALUATION).job == "103"
-    assert "#SBATCH --dependency=afterany:101\n" in script(sweep, "103")
-
-
-def test_an_evaluation_that_a_killed_call_never_asked_for_is_made(make, taken, site, monkeypatch):
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    sweep = make()
-    with monkeypatch.context() as patch:
-        patch.setattr(submission, "evaluation_to_slurm", killed)
-        with pytest.raises(KeyboardInterrupt):
-            sweep.submit("slurm", site)
-    for run in sweep.runs:
-        sweep.ledger.note_outcome(run.name, sweep.ledger.entry(run.name).token, "done")
-    assert make().submit("slurm", site) == []
-    assert sweep.ledger.entry(EVALUATION).job == "102"
-    assert "--dependency" not in script(sweep, "102")
-
-
-def test_an_evaluation_older_than_a_run_is_made_again(make, taken, site, monkeypatch):
-    sweep = make()
-    sweep.submit("slurm", site)
-    for hour, name in enumerate([EVALUATION, *(run.name for run in sweep.runs)]):
-        token = sweep.ledger.entry(name).token
-        monkeypatch.setattr(ledger, "now", lambda at=hour: f"2030-01-01T1{at}:00:00+0000")
-        sweep.ledger.note_outcome(name, token, "done")
-    taken.answer("sbatch", "Submitted batch job 103\n")
-    assert make().submit("slurm", site) == []
-    token = sweep.ledger.entry(EVALUATION).token
-    monkeypatch.setattr(ledger, "now", lambda: "2030-01-01T19:00:00+0000")
-    sweep.ledger.note_outcome(EVALUATION, token, "done")
-    assert make().submit("slurm", site) == []
-    assert len(taken.calls("sbatch")) == 3, "once"
 
 
 def test_a_retry_that_is_refused_leaves_failed_runs_failed(make, taken, site):

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -157,19 +158,7 @@ class Training:
         if self.parts.validation is None or not due:
             self._say_epoch(epoch, None, False)
             return
-        with self.engine.averaged_statistics(), self.engine.uncompiled():
-            score = validate(
-                self.engine.module,
-                self.parts.validation,
-                self.parts.loss,
-                settings.validate_on.tile,
-                self.parts.channels_last(training=False),
-                self.ranks.reduce,
-                (self.ranks.rank, self.ranks.size),
-                lambda: self._agree([float(self.stopping.wanted())])[0] > 0,
-            )
-        if score is None:
-            self._stop()
+        score = self._score()
         self._say_flat(score)
         self.telemetry.validation(progress.step, epoch, loss=score.loss, psnr=score.psnr)
         entry = {"step": progress.step, "epoch": epoch, "psnr": score.psnr, "loss": score.loss}
@@ -180,6 +169,29 @@ class Training:
                 best.write(entry, weights, self.parts.description)
             progress.best = best.ranked(progress.best, entry)
         self._say_epoch(epoch, score, better and progress.best[0]["epoch"] == epoch)
+
+    def _score(self) -> Score:
+        """Judge the network; stop or fail here, all ranks together, where there is no score."""
+        failure: SrctError | None = None
+        try:
+            with self.engine.averaged_statistics(), self.engine.uncompiled():
+                score = validate(
+                    self.engine.module,
+                    self.parts.validation,
+                    self.parts.loss,
+                    self.settings.validate_on.tile,
+                    self.parts.channels_last(training=False),
+                    self.ranks.reduce,
+                    (self.ranks.rank, self.ranks.size),
+                    lambda failed: any(self._agree([float(failed or self.stopping.wanted())])),
+                )
+        except SrctError as error:
+            failure, score = error, None
+        if score is None:
+            if any(self._agree([float(failure is not None)])):
+                self._fail(failure)
+            self._stop()
+        return score
 
     def _end_epoch(self) -> None:
         self.progress.epoch += 1
@@ -251,12 +263,7 @@ class Training:
         flags = [float(stop), float(failure is not None), float(due)]
         stop_all, failed, due_all = self._agree(flags)
         if failed:
-            self._save()
-            if failure is None:
-                raise MachineError("another rank could not read its data; the state is saved.")
-            raise MachineError(
-                f"{failure}\nThe state of step {self.progress.step} is saved; --resume goes on."
-            ) from failure
+            self._fail(failure)
         if stop_all:
             self._stop()
         if due_all:
@@ -273,7 +280,16 @@ class Training:
             self.parts.best_models.prune(self.progress.best)
         self._saved_at = time.monotonic()
 
-    def _stop(self) -> None:
+    def _fail(self, failure: SrctError | None) -> NoReturn:
+        """Save and end: this rank, or another one, could not read its data."""
+        self._save()
+        if failure is None:
+            raise MachineError("another rank could not read its data; the state is saved.")
+        raise MachineError(
+            f"{failure}\nThe state of step {self.progress.step} is saved; --resume goes on."
+        ) from failure
+
+    def _stop(self) -> NoReturn:
         self._save()
         reasons = [reason for reason in self.ranks.gather(self.stopping.reason) if reason]
         progress = self.progress

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hpc_srct.errors import SrctError
 from hpc_srct.slices.tiles import inference_tiles
 from hpc_srct.training.data import PairedSlices
 from hpc_srct.training.losses import Loss
@@ -90,7 +91,7 @@ def validate(
     channels_last: bool,
     reduce: Callable[[list[float]], list[float]],
     share: tuple[int, int] = (0, 1),
-    interrupted: Callable[[], bool] = lambda: False,
+    interrupted: Callable[[bool], bool] = bool,
 ) -> Score | None:
     """Judge the network on every slice.
 
@@ -101,38 +102,52 @@ def validate(
     share
         (rank, ranks): each takes every so many-th slice.
     interrupted
-        Asked by all ranks together before each slice; True ends it without a score.
+        Asked by all ranks together before each slice, each saying whether it could not read its
+        last one; True ends it without a score, for all of them.
 
     Returns
     -------
     Score or None
-        None where it was interrupted.
+        None where it was interrupted, or another rank could not read its data.
+
+    Raises
+    ------
+    SrctError
+        This rank could not; the others have ended too.
     """
     rank, ranks = share
     p = next(module.parameters())
-    # Loss, slices; PSNR, slices that have one.
-    sums = [0.0, 0, 0.0, 0]
+    # Loss, slices; PSNR, slices that have one; ranks that failed.
+    sums = np.zeros(5)
+    failure: SrctError | None = None
     was_training = module.training
     module.eval()
     try:
         with torch.no_grad():
             for first in range(0, len(slices.pairs), ranks):
-                if interrupted():
-                    return None
-                if first + rank >= len(slices.pairs):
-                    continue
-                pair = slices.pairs[first + rank]
-                image, label = torch.from_numpy(slices.read(pair)).to(p.device)
-                result = infer(module, image, tile, p.dtype, channels_last)
-                view = slices.stores[pair.store].field_of_view
-                sums[0] += float(loss(result, label))
-                sums[1] += 1
-                quality = psnr(result.cpu().numpy(), label.cpu().numpy(), view)
-                if quality is not None:
-                    sums[2] += quality
-                    sums[3] += 1
+                if interrupted(failure is not None):
+                    break
+                if first + rank < len(slices.pairs):
+                    pair = slices.pairs[first + rank]
+                    try:
+                        both = slices.read(pair)
+                    except SrctError as error:
+                        failure = error
+                        continue
+                    image, label = torch.from_numpy(both).to(p.device)
+                    result = infer(module, image, tile, p.dtype, channels_last)
+                    view = slices.stores[pair.store].field_of_view
+                    quality = psnr(result.cpu().numpy(), label.cpu().numpy(), view)
+                    sums[:2] += float(loss(result, label)), 1
+                    sums[2:4] += (0, 0) if quality is None else (quality, 1)
+            else:
+                sums[4] = failure is not None
+                total_loss, count, total_psnr, ranged, failed = reduce(sums.tolist())
+                if not failed:
+                    mean = total_psnr / ranged if ranged else None
+                    return Score(total_loss / count, mean, int(count - ranged))
     finally:
         module.train(was_training)
-    total_loss, count, total_psnr, ranged = reduce(sums)
-    mean = total_psnr / ranged if ranged else None
-    return Score(total_loss / count, mean, int(count - ranged))
+    if failure is not None:
+        raise failure
+    return None

@@ -1,18 +1,24 @@
-"""What validation makes of slices that have no PSNR."""
+"""What validation makes of slices that have no PSNR, and of those that vanish."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from training.tiny_runs import lines, tiny
+from training.tiny_runs import lines, make_store, same, tiny
 
+from hpc_srct.errors import MachineError
+from hpc_srct.models import build
 from hpc_srct.models.files import load_model
 from hpc_srct.slices import StoreWriter
-from hpc_srct.training import train
-from hpc_srct.training.validation import psnr
+from hpc_srct.training import losses, train
+from hpc_srct.training.data import PairedSlices
+from hpc_srct.training.validation import Score, psnr, validate
 
 
 def store_of_air(path: Path) -> Path:
@@ -61,3 +67,75 @@ def test_where_no_slice_has_a_psnr_the_lowest_loss_is_best(stores, tmp_path, cap
     assert about["validation"] == {"psnr": None, "loss": validations[0]["loss"]}
     kept = sorted(p.name for p in (tmp_path / "run/checkpoints").glob("*.safetensors"))
     assert kept == sorted(f"best-{v['step']:08d}.safetensors" for v in validations[:2])
+
+
+def test_data_that_vanish_in_validation_end_the_run_saved(stores, tmp_path, monkeypatch):
+    store = shutil.copytree(stores[1], tmp_path / "store")
+    settings = tiny((stores[0], store), cache_gb=0, epochs=2, checkpoints={"every_epochs": 2})
+    train(settings, tmp_path / "whole")
+    read = PairedSlices.read
+
+    def vanishing(self: PairedSlices, pair, window=None):
+        if self.role == "validation" and (store / "shards").is_dir():
+            shutil.rmtree(store / "shards")
+            self.stores[0].close()
+        return read(self, pair, window)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairedSlices, "read", vanishing)
+        with pytest.raises(MachineError, match=r"row 10\d was whole .*\n.*step 6 is saved; --res"):
+            train(settings, tmp_path / "run")
+    shutil.copytree(stores[1] / "shards", store / "shards")
+    train(settings, tmp_path / "run", resume=True)
+    same(tmp_path / "whole", tmp_path / "run")
+
+
+class Together:
+    """Two ranks, as threads, that add and agree."""
+
+    def __init__(self) -> None:
+        self.meeting, self.told = threading.Barrier(2, timeout=60), {}
+
+    def reduce(self, rank: int, values: list[float]) -> list[float]:
+        """Add the numbers of both."""
+        self.told[rank] = values
+        self.meeting.wait()
+        total = [a + b for a, b in zip(self.told[0], self.told[1], strict=True)]
+        self.meeting.wait()
+        return total
+
+
+@pytest.mark.parametrize("lost", [None, 0, 1, 2, 3])
+def test_a_rank_that_cannot_read_does_not_leave_the_other_waiting(tmp_path, monkeypatch, lost):
+    path, ranks = make_store(tmp_path / "store", 4), Together()
+    read = PairedSlices.read
+
+    def reading(self: PairedSlices, pair, window=None):
+        if pair.slice == lost:
+            raise MachineError("it is gone")
+        return read(self, pair, window)
+
+    monkeypatch.setattr(PairedSlices, "read", reading)
+
+    def of(rank: int) -> Score | MachineError | None:
+        slices = PairedSlices([str(path)], "low", "truth", "validation")
+        try:
+            return validate(
+                build("unet", 2, 1),
+                slices,
+                losses.get("mse"),
+                1024,
+                False,
+                lambda values: ranks.reduce(rank, values),
+                (rank, 2),
+                lambda failed: ranks.reduce(rank, [float(failed)])[0] > 0,
+            )
+        except MachineError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as threads:
+        ended = list(threads.map(of, (0, 1)))
+    if lost is None:
+        assert ended[0] == ended[1] and ended[0].psnr > 0
+    else:
+        assert isinstance(ended[lost % 2], MachineError) and ended[1 - lost % 2] is None

@@ -82,7 +82,7 @@ def build(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: boo
     slices, validation = _data(settings, where)
     tiles = Tiles(slices, settings.tiles, settings.seed, settings.optimizer.accumulation)
     _say_unused(settings, tiles, where.rank)
-    engine, parameters = _engine(settings, where)
+    engine, parameters = _engine(settings, where, None if resume else settings.init_from)
     identity = {
         "run": run,
         "architecture": settings.model.dump(),
@@ -199,13 +199,16 @@ def _say_unused(settings: ExperimentSettings, tiles: Tiles, rank: int) -> None:
         )
 
 
-def _engine(settings: ExperimentSettings, where: Ranks) -> tuple[Engine, int]:
+def _engine(
+    settings: ExperimentSettings, where: Ranks, init_from: str | None
+) -> tuple[Engine, int]:
+    """Build the network; a run that is resumed asks no more for the model that it began from."""
     torch.manual_seed(settings.seed)
     module = new_module(settings.model)
     module.checkpointing = settings.activation_checkpointing
-    if settings.init_from is not None:
-        weights, _ = files.load_weights(settings.init_from)
-        files.fit(module, weights, settings.init_from)
+    if init_from is not None:
+        weights, _ = files.load_weights(init_from)
+        files.fit(module, weights, init_from)
     parameters = sum(p.numel() for p in module.parameters())
     config = precision.deepspeed_config(settings, where.size, parameters)
     return Engine(module, config, where, settings.compile), parameters

@@ -155,6 +155,15 @@ def test_init_from_starts_from_a_models_weights(stores, ended, tmp_path):
     assert not (tmp_path / "wider").exists()
 
 
+def test_a_fine_tuned_run_goes_on_without_the_model_that_it_began_from(stores, ended, tmp_path):
+    source = shutil.copytree(ended, tmp_path / "source")
+    train(tiny(stores, epochs=1, init_from=str(source)), tmp_path / "run")
+    shutil.rmtree(source)
+    train(tiny(stores, epochs=2, init_from=str(source)), tmp_path / "run", resume=True)
+    train(tiny(stores, epochs=2, init_from=str(ended)), tmp_path / "whole")
+    same(tmp_path / "whole", tmp_path / "run")
+
+
 DESCRIPTION = {"architecture": "unet", "width": 2, "depth": 1, "channels": 1, "normalisation": {}}
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from hpc_srct.errors import InputError
 from hpc_srct.settings.base import Settings, load, override, read_tree
@@ -127,7 +127,7 @@ class Site(Settings):
     environment
         Variables that a job exports.
     setup
-        Shell lines that a job runs before anything else, as they stand.
+        Shell lines that a job runs before anything else, as they stand: before the modules.
     python
         The interpreter in jobs; null: the one that submits.
     wckey
@@ -136,7 +136,7 @@ class Site(Settings):
         More options of ``sbatch``, without their dashes: ``{constraint: ib}``; true for one
         that takes no value.
     stop_before_end
-        How long before its time limit a job is told to save and stop.
+        How long before its time limit a job is told to save and stop; less than both limits.
     cpu, gpu
         The two kinds of jobs.
     """
@@ -160,6 +160,17 @@ class Site(Settings):
         for name in value:
             if not name.isidentifier():
                 raise ValueError(f"'{name}' is not the name of an environment variable")
+        return value
+
+    @field_validator("cpu", "gpu")
+    @classmethod
+    def _has_time_to_work(cls, value: Resources, info: ValidationInfo) -> Resources:
+        stop = info.data.get("stop_before_end")
+        if stop is not None and stop >= value.time_limit:
+            raise ValueError(
+                f"expected a time_limit above stop_before_end ({stop:g} s), else its jobs are told "
+                "to stop when they start"
+            )
         return value
 
     @field_validator("environment", "options", mode="before")

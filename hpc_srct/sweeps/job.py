@@ -31,6 +31,9 @@ from hpc_srct.sweeps.ledger import EVALUATION, Ledger
 TRAINING = ("hpc_srct.training", "train")
 EVALUATING = ("hpc_srct.workflows.evaluate", "evaluate")
 
+# So often may an evaluation, which begins anew each time, be put back into the queue.
+_EVALUATION_RESTARTS = 2
+
 # How long other ranks give rank 0 to tell what went wrong before their end ends it.
 _LAST_WORDS_S = 10.0
 
@@ -159,11 +162,24 @@ class EvaluateJob(_Job):
     roles: tuple[str, ...]
 
     def __call__(self) -> str:
-        """Evaluate into ``OUT/evaluation``."""
+        """Evaluate into ``OUT/evaluation``.
+
+        Raises
+        ------
+        SystemExit
+            With the exit code of what went wrong, or it never comes to an end in its time.
+        """
         if JobEnvironment().cluster != "slurm":
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing to save: end when told to
         try:
             self._refuse_if_replaced()
+            if int(os.environ.get("SLURM_RESTART_COUNT") or 0) > _EVALUATION_RESTARTS:
+                raise MachineError(
+                    f"the evaluation was stopped {_EVALUATION_RESTARTS + 1} times before its end; "
+                    "it is not made again by itself.\n"
+                    "Give it more time (gpu.time_limit in the site profile) and call the sweep "
+                    "again."
+                )
             # The runs may have been submitted again since: done is done, by whichever.
             done = [n for n in self.runs if (self.ledger.outcome(n) or {}).get("state") == "done"]
             if not done:

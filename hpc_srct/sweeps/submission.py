@@ -28,7 +28,7 @@ from hpc_srct.sweeps.grid import Run
 from hpc_srct.sweeps.job import EvaluateJob, TrainJob
 from hpc_srct.sweeps.ledger import EVALUATION, Entry, Ledger, now, seconds_since
 
-# submitit counts stops by a time limit; whether a run still makes progress is ours to judge.
+# submitit counts stops by a time limit; whether a job still makes progress is ours to judge.
 _TIMEOUTS = 100_000
 _YEAR_MIN = 365 * 24 * 60
 _LEAVE_WITHIN_S = 60.0

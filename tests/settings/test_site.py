@@ -63,7 +63,7 @@ def test_without_a_profile_the_message_says_how_to_write_one():
     ("text", "minutes"), [("90s", 2), ("2h", 120), ("1-00:00:00", 1440), (3600, 60), ("30:00", 30)]
 )
 def test_time_limits_in_minutes(text, minutes):
-    assert site(cpu={**RESOURCES, "time_limit": text}).cpu.minutes == minutes
+    assert site(stop_before_end=60, cpu={**RESOURCES, "time_limit": text}).cpu.minutes == minutes
 
 
 def test_gres_follows_type_and_tasks():
@@ -95,6 +95,14 @@ def test_gres_follows_type_and_tasks():
 def test_refused(changes):
     with pytest.raises(InputError, match="site.yaml"):
         site(**changes)
+
+
+@pytest.mark.parametrize("part", ["cpu", "gpu"])
+def test_jobs_have_time_before_they_are_told_to_stop(part):
+    values = {**WHOLE[part], "time_limit": "10m"}
+    with pytest.raises(InputError, match=rf"'{part}': expected a time_limit above stop_before_end"):
+        site(**{part: values}, stop_before_end="10m")
+    assert site(**{part: values}, stop_before_end="9m").stop_before_end == 540
 
 
 def test_numbers_in_the_environment_are_words():

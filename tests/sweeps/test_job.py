@@ -212,3 +212,20 @@ def test_an_evaluation_of_nothing_fails(training, ledger):
     with pytest.raises(SystemExit):
         EvaluateJob(str(ledger.folder), EVALUATION, "t1", ("a",), ("test",))()
     assert "nothing to evaluate" in ledger.outcome(EVALUATION, "t1")["error"]
+
+
+def test_an_evaluation_that_never_ends_in_its_time_is_given_up(training, ledger, monkeypatch):
+    """It begins anew each time, so that another restart would be of no use."""
+    ledger.note_outcome("a", "any", "done")
+    calls = []
+    monkeypatch.setattr(module, "_entry", lambda name: lambda runs, **kw: calls.append(runs))
+    job = EvaluateJob(str(ledger.folder), EVALUATION, "t1", ("a",), ("test",))
+    training["enter"](restart=2)
+    job()
+    training["enter"](restart=3)
+    with pytest.raises(SystemExit):
+        job()
+    assert len(calls) == 1
+    outcome = ledger.outcome(EVALUATION, "t1")
+    assert outcome["state"] == "failed"
+    assert "gpu.time_limit" in outcome["error"]

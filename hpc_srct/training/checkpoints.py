@@ -296,6 +296,11 @@ class Checkpoints:
             ) from error
 
 
+def any_saved(run_dir: Path) -> bool:
+    """Tell whether a run has saved a checkpoint."""
+    return (run_dir / "checkpoints" / POINTER).is_file()
+
+
 @contextlib.contextmanager
 def _named_as_saved(engine: Engine, precision: str) -> Iterator[None]:
     """Let DeepSpeed find optimizer states that another precision saved.

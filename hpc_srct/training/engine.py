@@ -134,14 +134,6 @@ def start() -> Ranks:
     return Ranks(rank, size, device, control)
 
 
-def is_lost_contact(error: RuntimeError) -> bool:
-    """Tell whether an error of torch's means that another rank is gone."""
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    text = str(error).lower()
-    return any(mark in text for mark in ("connection", "gloo", "broken pipe", "nccl"))
-
-
 def _share_cores(size: int) -> None:
     """Share a machine's cores between its ranks, unless the user has decided."""
     if size > 1 and "OMP_NUM_THREADS" not in os.environ:

@@ -17,13 +17,13 @@ from typing import NoReturn
 import torch
 
 from hpc_srct import console
-from hpc_srct.errors import InputError, MachineError, SrctError, Stopped
+from hpc_srct.errors import MachineError, SrctError, Stopped
 from hpc_srct.models import files
 from hpc_srct.settings.experiment import ExperimentSettings
 from hpc_srct.stopping import Stopping
 from hpc_srct.training import engine, export, memory, parts
+from hpc_srct.training.contact import one_voice, refuse_shared_gpus
 from hpc_srct.training.diagnosis import first_not_finite
-from hpc_srct.training.engine import Ranks
 from hpc_srct.training.parts import Parts
 from hpc_srct.training.selfcheck import SelfCheck
 from hpc_srct.training.telemetry import StepRecord, Telemetry, peak_memory
@@ -45,7 +45,8 @@ def train(settings: ExperimentSettings, run_dir: Path | str, resume: bool = Fals
     Raises
     ------
     InputError
-        Settings or data that do not fit; a run folder that exists, or with `resume` does not.
+        Settings or data that do not fit; a run folder that exists, or with `resume` does not;
+        ranks that share a GPU.
     MachineError
         A loss that is not finite, data that vanished, a full disk. The last checkpoint stays.
     Stopped
@@ -53,8 +54,10 @@ def train(settings: ExperimentSettings, run_dir: Path | str, resume: bool = Fals
     """
     with engine.environment_restored():
         where = engine.start()
-        with _one_voice(where), Stopping(settings.time_limit) as stopping:
-            training = Training(parts.build(settings, Path(run_dir), where, resume), stopping)
+        folder = Path(run_dir)
+        with one_voice(where, folder), Stopping(settings.time_limit) as stopping:
+            refuse_shared_gpus(where)
+            training = Training(parts.build(settings, folder, where, resume), stopping)
             try:
                 training.run()
             finally:
@@ -371,25 +374,3 @@ class Training:
         if score.psnr is None:
             told += "; the best model is that of the lowest loss"
         console.warn(f"{told}.", rank=self.ranks.rank)
-
-
-@contextlib.contextmanager
-def _one_voice(where: Ranks) -> Iterator[None]:
-    """Let rank 0 alone report what all ranks found alike; the others end with its exit code.
-
-    A rank that dies is reported by those that it leaves behind.
-    """
-    try:
-        yield
-    except (InputError, Stopped) as error:
-        if where.rank != 0:
-            raise SystemExit(error.exit_code) from error
-        raise
-    except RuntimeError as error:
-        if where.size > 1 and engine.is_lost_contact(error):
-            raise MachineError(
-                f"rank {where.rank}: another of the {where.size} ranks is gone "
-                f"({str(error).splitlines()[0][:120]}).\nIts log says why. The last checkpoint is "
-                "whole: --resume goes on from it."
-            ) from error
-        raise

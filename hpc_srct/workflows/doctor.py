@@ -18,6 +18,7 @@ from rich.table import Table
 from hpc_srct.workflows.programs import find_program
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ANSWER_WITHIN_S = 60
 TUNABLE = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment makes FBPs faster"
 
 
@@ -46,6 +47,17 @@ class Check:
     def to_json(self) -> dict[str, Any]:
         """Give plain values."""
         return asdict(self)
+
+
+def _ask(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a program; one that is missing or gives no answer has failed, too."""
+    try:
+        return subprocess.run(words, capture_output=True, text=True, timeout=_ANSWER_WITHIN_S)
+    except OSError as error:
+        return subprocess.CompletedProcess(words, 127, "", f"{words[0]}: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        late = f"{words[0]}: no answer in {_ANSWER_WITHIN_S} s"
+        return subprocess.CompletedProcess(words, 124, "", late)
 
 
 def _package(name: str, role: str) -> Check:
@@ -135,7 +147,7 @@ def _deepspeed() -> Check:
 
 def _mpi() -> list[Check]:
     probe = "from mpi4py import MPI; print(MPI.Get_library_version().split('\\n')[0].strip())"
-    answer = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    answer = _ask(sys.executable, "-c", probe)
     if answer.returncode != 0:
         last = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
         note = "pip install mpi4py mpich, or load the cluster's MPI module"
@@ -151,11 +163,11 @@ def _mpi() -> list[Check]:
         "from mpi4py.MPI import COMM_WORLD as c; n = c.allreduce(1)\n"
         "if c.Get_rank() == 0: print(n, c.Get_size())"
     )
-    trial = subprocess.run(
-        [mpiexec, "-n", "2", sys.executable, "-c", count], capture_output=True, text=True
-    )
+    trial = _ask(mpiexec, "-n", "2", sys.executable, "-c", count)
     works = trial.stdout.split() == ["2", "2"]
     note = "" if works else "this mpiexec does not belong to the MPI that mpi4py loads"
+    if trial.returncode == 124:
+        note = f"no answer from two ranks in {_ANSWER_WITHIN_S} s"
     checks.append(Check("mpiexec", mpiexec, works, note=note))
     return checks
 
@@ -174,14 +186,16 @@ def _hdf5() -> list[Check]:
 def _slurm() -> Check:
     if shutil.which("sbatch") is None:
         return Check("slurm", "no sbatch", False, note="sweeps run with --cluster local")
-    version = subprocess.run(["sbatch", "--version"], capture_output=True, text=True)
-    answer = subprocess.run(["sinfo", "-h", "-o", "%P"], capture_output=True, text=True)
+    version = _ask("sbatch", "--version").stdout.strip() or "sbatch without a version"
+    answer = _ask("sinfo", "-h", "-o", "%P")
+    if answer.returncode == 127:
+        return Check("slurm", version, False, note="sbatch is here, and no sinfo")
     if answer.returncode != 0:
-        return Check("slurm", version.stdout.strip(), False, note="the controller does not answer")
+        return Check("slurm", version, False, note="the controller does not answer")
     partitions = ", ".join(answer.stdout.split())
-    accounting = subprocess.run(["sacct", "-n", "-X"], capture_output=True, text=True)
+    accounting = _ask("sacct", "-n", "-X")
     note = "" if accounting.returncode == 0 else "accounting is off: job states come from files"
-    return Check("slurm", f"{version.stdout.strip()}: {partitions}", True, note=note)
+    return Check("slurm", f"{version}: {partitions}", True, note=note)
 
 
 def examine() -> list[Check]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from hpc_srct.workflows import doctor
@@ -29,3 +32,48 @@ def test_huge_pages(states, tunables, ok, helped, tmp_path, monkeypatch):
 def test_no_word_of_huge_pages_where_the_system_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "HUGE_PAGES", tmp_path / "nowhere")
     assert "huge pages" not in {check.name for check in doctor.examine()}
+
+
+def program(folder: Path, name: str, does: str) -> Path:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{does}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sinfo", "note"),
+    [(None, "no sinfo"), ("exec /bin/sleep 60", "does not answer"), ("exit 1", "does not answer")],
+)
+def test_a_slurm_that_is_not_whole(sinfo, note, tmp_path, monkeypatch):
+    program(tmp_path, "sbatch", "echo slurm 22.05")
+    if sinfo:
+        program(tmp_path, "sinfo", sinfo)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_ANSWER_WITHIN_S", 5)
+    check = doctor._slurm()
+    assert (check.found, check.ok) == ("slurm 22.05", False)
+    assert note in check.note
+
+
+def test_accounting_that_does_not_answer_is_off(tmp_path, monkeypatch):
+    program(tmp_path, "sbatch", "echo slurm 22.05")
+    program(tmp_path, "sinfo", "echo gpu")
+    program(tmp_path, "sacct", "exec /bin/sleep 60")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_ANSWER_WITHIN_S", 5)
+    check = doctor._slurm()
+    assert (check.found, check.ok) == ("slurm 22.05: gpu", True)
+    assert "accounting is off" in check.note
+
+
+def test_an_mpiexec_that_hangs(tmp_path, monkeypatch):
+    mpiexec = program(tmp_path, "mpiexec", "exec /bin/sleep 60")
+    python = program(tmp_path, "python", "echo an MPI")
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(doctor, "find_program", lambda name: str(mpiexec))
+    monkeypatch.setattr(doctor, "_ANSWER_WITHIN_S", 5)
+    library, ranks = doctor._mpi()
+    assert library.found == "an MPI"
+    assert not ranks.ok
+    assert "no answer from two ranks" in ranks.note

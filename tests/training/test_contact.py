@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -58,20 +59,23 @@ def test_on_cpus_ranks_share_what_they_like():
     refuse_shared_gpus(Ranks(0, 2, CPU))  # gathering would fail: nobody else is here
 
 
+def end_with(error: Exception, run_dir: Path) -> None:
+    """End one of two ranks with an error."""
+    with one_voice(Ranks(1, 2, CPU), run_dir):
+        raise error
+
+
 def test_a_lost_rank_is_told_and_a_checkpoint_only_where_there_is_one(tmp_path):
     lost = torch.distributed.DistBackendError(GONE)
     with pytest.raises(MachineError, match="rank 1: another of the 2 ranks is gone") as told:
-        with one_voice(Ranks(1, 2, CPU), tmp_path):
-            raise lost
+        end_with(lost, tmp_path)
     assert "--resume" not in str(told.value)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "current").write_text("step-00000000\n")
     with pytest.raises(MachineError, match="--resume goes on"):
-        with one_voice(Ranks(1, 2, CPU), tmp_path):
-            raise lost
+        end_with(lost, tmp_path)
 
 
 def test_what_nccl_calls_invalid_usage_is_no_lost_rank(tmp_path):
     with pytest.raises(torch.distributed.DistBackendError, match="invalid usage"):
-        with one_voice(Ranks(0, 2, CPU), tmp_path):
-            raise torch.distributed.DistBackendError(MISUSED)
+        end_with(torch.distributed.DistBackendError(MISUSED), tmp_path)

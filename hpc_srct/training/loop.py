@@ -26,7 +26,7 @@ from hpc_srct.training.contact import one_voice, refuse_shared_gpus
 from hpc_srct.training.diagnosis import first_not_finite
 from hpc_srct.training.parts import Parts
 from hpc_srct.training.selfcheck import SelfCheck
-from hpc_srct.training.telemetry import StepRecord, Telemetry, peak_memory
+from hpc_srct.training.telemetry import StepRecord, Telemetry, forget_peak_memory, peak_memory
 from hpc_srct.training.validation import Score, validate
 
 
@@ -162,6 +162,8 @@ class Training:
             self._say_epoch(epoch, None, False)
             return
         score = self._score()
+        # What a step takes, not what a whole slice takes: the cost tables read it from the steps.
+        forget_peak_memory(self.ranks.device)
         self._say_flat(score)
         self.telemetry.validation(progress.step, epoch, loss=score.loss, psnr=score.psnr)
         entry = {"step": progress.step, "epoch": epoch, "psnr": score.psnr, "loss": score.loss}

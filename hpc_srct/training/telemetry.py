@@ -47,7 +47,7 @@ class StepRecord:
     slices_per_s
         Tiles (or whole slices, where tiles.size is null) per second, over all ranks.
     peak_memory_bytes
-        Of rank 0 so far: the GPU's allocator's, else the process's.
+        Of rank 0 since the last validation: the GPU's allocator's, else the process's.
     time_left_s
         Estimate until the end of the run.
     """

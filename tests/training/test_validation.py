@@ -16,7 +16,7 @@ from hpc_srct.errors import MachineError
 from hpc_srct.models import build
 from hpc_srct.models.files import load_model
 from hpc_srct.slices import StoreWriter
-from hpc_srct.training import losses, train
+from hpc_srct.training import loop, losses, train
 from hpc_srct.training.data import PairedSlices
 from hpc_srct.training.validation import Score, psnr, validate
 
@@ -139,3 +139,18 @@ def test_a_rank_that_cannot_read_does_not_leave_the_other_waiting(tmp_path, monk
         assert ended[0] == ended[1] and ended[0].psnr > 0
     else:
         assert isinstance(ended[lost % 2], MachineError) and ended[1 - lost % 2] is None
+
+
+def test_peak_memory_is_that_of_the_steps(stores, tmp_path, monkeypatch):
+    peak = {"bytes": 1}
+    judge = loop.validate
+
+    def judging(*what: object) -> Score | None:
+        peak["bytes"] = 10**12
+        return judge(*what)
+
+    monkeypatch.setattr(loop, "validate", judging)
+    monkeypatch.setattr(loop, "peak_memory", lambda device: peak["bytes"])
+    monkeypatch.setattr(loop, "forget_peak_memory", lambda device: peak.update(bytes=1))
+    train(tiny(stores, epochs=2), tmp_path / "run")
+    assert {line["peak_memory_bytes"] for line in lines(tmp_path / "run")} == {1}

@@ -113,7 +113,8 @@ def build(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: boo
     )
     _restore(parts) if resume else _begin(parts)
     device = torch.cuda.get_device_name(where.device) if pin else "cpu"
-    together(where, lambda: run_folder.write(run_dir, settings, run, where.size, device))
+    first = parts.progress.step + 1
+    together(where, lambda: run_folder.write(run_dir, settings, run, where.size, device, first))
     return parts
 
 

@@ -142,13 +142,23 @@ def check_settings(run_dir: Path, settings: ExperimentSettings) -> list[str]:
     return [f"{key}: {before.get(key)!r} → {now.get(key)!r}" for key in changed]
 
 
-def write(run_dir: Path, settings: ExperimentSettings, run: str, ranks: int, device: str) -> None:
-    """Write settings and environment; each start of the run adds one entry to the latter."""
+def write(
+    run_dir: Path,
+    settings: ExperimentSettings,
+    run: str,
+    ranks: int,
+    device: str,
+    first_step: int = 1,
+) -> None:
+    """Write settings and environment; each start of the run adds one entry to the latter.
+
+    `first_step` is the first that this start takes, counted from 1.
+    """
     path = run_dir / ENVIRONMENT
     starts: list[Any] = []
     if path.is_file():
         starts = json.loads(path.read_text()).get("starts", [])
-    starts.append(_environment(ranks, device, settings.precision))
+    starts.append({"first_step": first_step, **_environment(settings, ranks, device)})
     write_json(path, {"run": run, "starts": starts})
     text = yaml.safe_dump(settings.dump(), sort_keys=False)
     write_text(run_dir / SETTINGS, text)
@@ -160,12 +170,16 @@ def versions() -> dict[str, str]:
     return found | {name: metadata.version(name) for name in _PACKAGES}
 
 
-def _environment(ranks: int, device: str, precision: str) -> dict[str, Any]:
+def _environment(settings: ExperimentSettings, ranks: int, device: str) -> dict[str, Any]:
+    dtype = DTYPES[settings.precision]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "device": device,
-        "emulated": device == "cpu" and emulated(torch.empty(0, dtype=DTYPES[precision])),
+        "emulated": device == "cpu" and emulated(torch.empty(0, dtype=dtype)),
+        "precision": settings.precision,
+        "compile": settings.compile,
+        "activation_checkpointing": settings.activation_checkpointing,
         "ranks": ranks,
         "threads": torch.get_num_threads(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),

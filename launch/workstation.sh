@@ -2,25 +2,41 @@
 # Train on this machine with the deepspeed launcher, on N processes:
 #   launch/workstation.sh EXPERIMENT.yaml [N] [key=value ...]
 # N is by default the number of GPUs, or 1 where there is none (then gloo and CPUs do the work).
+# CUDA_VISIBLE_DEVICES=2,3 takes these GPUs, and of them the first N.
 # Ctrl-C saves and stops, a second one stops at once; the same command again goes on.
 set -uo pipefail
 usage="usage: launch/workstation.sh EXPERIMENT.yaml [N] [key=value ...]"
 experiment=${1:?$usage}
 shift
 python=${SRCT_PYTHON:-python3}
+count=
 if [[ ${1:-} =~ ^[0-9]+$ ]]; then
     count=$1
     shift
+fi
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
+if ((gpus)) && [[ ${CUDA_VISIBLE_DEVICES:-} ]]; then
+    [[ $CUDA_VISIBLE_DEVICES =~ ^[0-9]+(,[0-9]+)*$ ]] || {
+        echo "error: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES: expected numbers, as 0,1" >&2
+        exit 2
+    }
+    IFS=, read -ra visible <<<"$CUDA_VISIBLE_DEVICES"
+    ((${count:=${#visible[@]}} <= ${#visible[@]})) || {
+        echo "error: $count processes, but CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES" >&2
+        exit 2
+    }
+    # Told a number of processes, the launcher would take the first GPUs of the machine instead.
+    devices=(--include "localhost:$(IFS=, && echo "${visible[*]:0:count}")")
+    unset CUDA_VISIBLE_DEVICES
 else
-    count=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
-    count=$((count > 0 ? count : 1))
+    devices=(--num_accelerators "${count:=$((gpus > 0 ? gpus : 1))}")
 fi
 run=$("$python" -m hpc_srct.sweeps.restarts folder "$experiment" "$@") || exit
 resume=$("$python" -m hpc_srct.sweeps.restarts before "$run") || exit
 port=$("$python" -c 'from hpc_srct.ranks import free_port; print(free_port())') || exit
 
 # In a session of its own: the launcher would answer Ctrl-C by killing the ranks that save.
-setsid "$python" -m deepspeed.launcher.runner --num_accelerators "$count" --master_port "$port" \
+setsid "$python" -m deepspeed.launcher.runner "${devices[@]}" --master_port "$port" \
     --module hpc_srct train "$experiment" --run-dir "$run" $resume "$@" &
 launcher=$!
 stop() {

@@ -85,6 +85,42 @@ def test_the_workstation_door_hands_on_its_words(python, experiment):
     assert not (python.parent / "pwned").exists()
 
 
+def smi(folder: Path, count: int) -> None:
+    """Put an nvidia-smi of a machine with so many GPUs on PATH."""
+    path = folder / "nvidia-smi"
+    path.write_text("#!/bin/bash\n" + "".join(f"echo 'GPU {i}: a GPU'\n" for i in range(count)))
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("visible", "number", "expected"),
+    [
+        ("2,3", [], ["--include", "localhost:2,3"]),
+        ("3,1", ["1"], ["--include", "localhost:3"]),
+        ("", [], ["--num_accelerators", "4"]),
+        ("", ["2"], ["--num_accelerators", "2"]),
+    ],
+)
+def test_the_workstation_door_takes_the_gpus_that_are_named(
+    python, experiment, visible, number, expected
+):
+    smi(python.parent, 4)
+    words = [ROOT / "launch/workstation.sh", experiment, *number]
+    process = start(python, words, CUDA_VISIBLE_DEVICES=visible)
+    assert process.wait() == 0, process.stderr.read()
+    assert asked(python)[2:4] == expected
+
+
+@pytest.mark.parametrize("visible", ["2,3", "GPU-0a1b"])
+def test_the_workstation_door_refuses_gpus_that_are_not_there(python, experiment, visible):
+    smi(python.parent, 4)
+    words = [ROOT / "launch/workstation.sh", experiment, "3"]
+    process = start(python, words, CUDA_VISIBLE_DEVICES=visible)
+    assert process.wait() == 2
+    assert f"CUDA_VISIBLE_DEVICES={visible}" in process.stderr.read()
+    assert not (python.parent / "asked").exists()
+
+
 def test_the_workstation_door_resumes_what_began(python, experiment):
     run = python.parent / "runs" / "tiny"
     run.mkdir(parents=True)

@@ -6,13 +6,18 @@ that was found the first time.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpc_srct.errors import InputError
 from hpc_srct.files import write_json
+from hpc_srct.scan import Scan
+from hpc_srct.settings.layout import load_layout
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices.blocks import MASTER, SHARDS
 
@@ -103,6 +108,13 @@ def check_same(
         )
 
 
+def source_of(scan: Scan, settings: PreprocessingSettings) -> dict[str, Any]:
+    """Describe a scan as it is read: its files, and what a layout makes of them."""
+    layout = None if settings.layout is None else load_layout(settings.layout).dump()
+    angles = hashlib.sha256(np.round(scan.angles, 9).tobytes()).hexdigest()[:16]
+    return {**scan.source(), "angles": angles, "layout": layout}
+
+
 def changed_source(then: dict[str, Any], now: dict[str, Any]) -> str | None:
     """Say how a scan differs from what it was; None where it is the same.
 
@@ -116,6 +128,9 @@ def changed_source(then: dict[str, Any], now: dict[str, Any]) -> str | None:
                 continue
             values = f"{key}: {_short(then.get(key))}, now {_short(now.get(key))}"
             return f"has changed since the store was begun ({values})"
+    for key, what in (("layout", "the layout's content"), ("angles", "the angles")):
+        if key in then and then[key] != json.loads(json.dumps(now[key], default=str)):
+            return f"is read otherwise than when the store was begun ({what} changed)"
     stamps = [[(f["bytes"], f["mtime"]) for f in side.get("files", [])] for side in (then, now)]
     if stamps[0] != stamps[1]:
         return "has changed since the store was begun (in a file that it links to)"

@@ -25,7 +25,13 @@ from hpc_srct.preprocessing.frames import Times
 from hpc_srct.preprocessing.full_turn import stitched_where_aside
 from hpc_srct.preprocessing.passes import work_through
 from hpc_srct.preprocessing.plan import MIB, Plan, Work, make_plan
-from hpc_srct.preprocessing.record import Record, changed_source, check_same, read_record
+from hpc_srct.preprocessing.record import (
+    Record,
+    changed_source,
+    check_same,
+    read_record,
+    source_of,
+)
 from hpc_srct.preprocessing.reduced import reduced
 from hpc_srct.preprocessing.usage import give_back_freed_memory, peak_memory, used_memory
 from hpc_srct.ranks import Communicator
@@ -198,7 +204,7 @@ def _begin(
     held.enter_context(StoreLock(writer.folder))
     record = read_record(writer.folder)
     if record is not None:
-        check_same(writer.folder, record, scan.source(), settings)
+        check_same(writer.folder, record, source_of(scan, settings), settings)
     else:
         for note in scan.notes:
             console.say(f"note: {note}")
@@ -224,7 +230,8 @@ def _recorded(
     dose = None
     if settings.photons is not None:
         dose = together(communicator, lambda: measure_dose(scan, settings).describe())
-    record = Record(scan.source(), settings.result(), centre, provenance.versions(), dose)
+    source = source_of(scan, settings)
+    record = Record(source, settings.result(), centre, provenance.versions(), dose)
     together(communicator, lambda: record.write(writer.folder))
     return record
 
@@ -271,7 +278,7 @@ def _finish(
     scan: Scan, writer: StoreWriter, settings: PreprocessingSettings, record: Record
 ) -> None:
     """Write the master, last of all."""
-    difference = changed_source(record.source, scan.source())
+    difference = changed_source(record.source, source_of(scan, settings))
     if difference:
         raise InputError(f"{scan.path}: {difference}; remove {writer.folder} and make it again.")
     story, figures = provenance.tell(scan, writer, settings, record)

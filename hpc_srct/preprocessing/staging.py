@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,11 +86,19 @@ def stage(
     scan: Scan,
     rows: range,
     folder: Path,
+    store: Path,
     communicator: Communicator,
     views_at_once: int,
     times: Times,
 ) -> StagedFrames:
     """Copy a scan's projections into the scratch folder, each rank its share of the views.
+
+    Parameters
+    ----------
+    rows
+        Detector rows, all views of each.
+    folder, store
+        The scratch folder, and the store that is being made.
 
     Raises
     ------
@@ -99,7 +106,7 @@ def stage(
         The scratch folder cannot be written.
     """
     now = time.perf_counter()
-    path = _scratch_file(scan, folder, "raw")
+    path = _scratch_file(scan, folder, store, "raw")
     staged = StagedFrames(path, rows, scan.n_views, scan.n_columns, scan.dtype)
     together(communicator, lambda: _begin(path))
     mine = share_of_views(scan.n_views, communicator.rank, communicator.size)
@@ -138,6 +145,7 @@ def stage_sinograms(
     scan: Scan,
     rows: range,
     folder: Path,
+    store: Path,
     communicator: Communicator,
     views_at_once: int,
     full: FrameWise,
@@ -162,7 +170,7 @@ def stage_sinograms(
         if frames is None:
             staged[name] = None
             continue
-        path, count = _scratch_file(scan, folder, name), len(frames.views)
+        path, count = _scratch_file(scan, folder, store, name), len(frames.views)
         staged[name] = StagedFrames(path, rows, count, scan.n_columns, np.float32)
         together(communicator, lambda path=path: _begin(path))
         mine = share_of_views(count, communicator.rank, communicator.size)
@@ -174,8 +182,9 @@ def stage_sinograms(
     return StagedSinograms(staged["full"], staged["low"], clipped, rows.start)
 
 
-def _scratch_file(scan: Scan, folder: Path, kind: str) -> Path:
-    mark = hashlib.sha256(json.dumps(scan.source(), default=str).encode()).hexdigest()[:12]
+def _scratch_file(scan: Scan, folder: Path, store: Path, kind: str) -> Path:
+    """Name a file for one store: a store has one writer, a scratch folder may have many."""
+    mark = hashlib.sha256(str(store.absolute()).encode()).hexdigest()[:12]
     return folder / f"srct-{scan.path.stem}-{mark}.{kind}"
 
 

@@ -153,7 +153,9 @@ def minus_log(transmission: NDArray, out: NDArray | None = None) -> NDArray[np.f
     """
     # NaN hides what is beside it from the quick way to look.
     lowest = np.min(transmission, initial=1.0)
-    if not (lowest if lowest == lowest else np.fmin.reduce(transmission, axis=None)) > 0:
+    if np.isnan(lowest):
+        lowest = np.fmin.reduce(transmission, axis=None, initial=1.0)
+    if not lowest > 0:
         raise InputError(
             f"minus_log: expected transmissions above 0, found {np.nanmin(transmission)}."
         )

@@ -88,8 +88,8 @@ class Paganin:
         Returns
         -------
         ndarray, float32
-            Transmission as absorption alone would have made it; a frame with a NaN or an
-            infinity comes back as NaN.
+            Transmission as absorption alone would have made it. A row with a NaN or an infinity
+            comes back as NaN; for the others the nearest sound row stands in its place.
         """
         transmission = np.asarray(transmission, np.float32)
         if transmission.shape[-2:] != tuple(self.shape) or transmission.ndim not in (2, 3):
@@ -98,8 +98,15 @@ class Paganin:
             )
         if transmission.ndim == 3:
             return np.stack([self(frame) for frame in transmission])
-        if not np.isfinite(transmission.sum(dtype=np.float64)):
+        sound = np.flatnonzero(np.isfinite(transmission.sum(axis=1, dtype=np.float64)))
+        if len(sound) == 0:
             return np.full_like(transmission, np.nan)
+        if len(sound) < len(transmission):
+            every = np.arange(len(transmission))
+            nearest = sound[np.argmin(np.abs(every[:, None] - sound), axis=1)]
+            filtered = self(transmission[nearest])
+            filtered[nearest != every] = np.nan
+            return filtered
         spectrum = scipy.fft.rfft2(np.pad(transmission, self._extra, mode="edge"))
         spectrum *= self._gains
         filtered = scipy.fft.irfft2(spectrum, self._padded)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hpc_srct.errors import InputError, MachineError
-from hpc_srct.preprocessing import plan, preprocess, run
+from hpc_srct.preprocessing import plan, preprocess, run, sinograms
 from hpc_srct.settings.base import load
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import SliceStore
@@ -206,6 +206,54 @@ def test_scratch_is_used_and_removed_on_failure(tmp_path, monkeypatch):
         made(scan, tmp_path / "store", f"scratch={scratch}", "centre=23.5")
     assert len(seen) == 1
     assert list(scratch.iterdir()) == []
+
+
+def test_two_stores_share_a_scratch_folder(tmp_path, monkeypatch):
+    scan = write_scan(tmp_path / "scan.h5", rows=40, chunked=True)
+    with_rows(monkeypatch, 4)
+    made(scan, tmp_path / "plain", "rows=0:20", "centre=23.5")
+    scratch, through = tmp_path / "scratch", []
+    real = sinograms.frames_for_rows
+
+    def another_run_meanwhile(*words):
+        if not through:
+            through.append(True)
+            made(scan, tmp_path / "other", f"scratch={scratch}", "rows=20:40", "centre=23.5")
+        return real(*words)
+
+    monkeypatch.setattr(sinograms, "frames_for_rows", another_run_meanwhile)
+    made(scan, tmp_path / "store", f"scratch={scratch}", "rows=0:20", "centre=23.5")
+    assert fingerprint(tmp_path / "store") == fingerprint(tmp_path / "plain")
+    assert list(scratch.iterdir()) == []
+
+
+def test_rows_without_beam_are_nan_and_the_rest_goes_on(tmp_path):
+    scan = write_scan(tmp_path / "scan.h5", rows=64)
+    with h5py.File(scan, "r+") as file:
+        for name in ("data", "data_white", "data_dark"):
+            file[f"exchange/{name}"][:, 32:] = 0
+    for name, settings in (("plain", []), ("phase", PHASE)):
+        store = made(scan, tmp_path / name, "centre=23.5", *settings)
+        full = store.read("full", slice(None))
+        assert np.isfinite(full[:32]).all() and np.isnan(full[32:]).all()
+
+
+PHASE = [
+    "phase.energy_kev=20",
+    "phase.distance_m=0.01",
+    "phase.delta_beta=100",
+    "phase.pixel_size_m=1e-6",
+]
+
+
+def test_a_layout_that_was_changed_makes_another_store(tmp_path):
+    scan, layout = write_scan(tmp_path / "scan.h5", rows=40), tmp_path / "layout.yaml"
+    layout.write_text("angles: {range: [0, 178]}")
+    made(scan, tmp_path / "store", f"layout={layout}", "centre=23.5", "stitch=false")
+    (tmp_path / "store" / "slices.h5").unlink()
+    layout.write_text("angles: {range: [0, 356]}")
+    with pytest.raises(InputError, match="the layout's content changed"):
+        made(scan, tmp_path / "store", f"layout={layout}", "centre=23.5", "stitch=false")
 
 
 def test_truth_is_copied_where_there_is_one(scan, tmp_path):

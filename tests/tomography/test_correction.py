@@ -122,3 +122,8 @@ def test_wrong_input_is_named():
         transmission(frames, flat[:2], dark)
     with pytest.raises(InputError, match="above 0"):
         minus_log(np.array([0.5, 0.0], np.float32))
+
+
+def test_a_block_without_a_number_stays_so():
+    nothing = np.full((2, 3, 4), np.nan, np.float32)
+    assert np.isnan(minus_log(nothing)).all()

@@ -17,6 +17,7 @@ from hpc_srct.scan import Scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.tomography.axis import RowCheck, check_rows
 from hpc_srct.tomography.centre import CentreEstimate, find_centre
+from hpc_srct.tomography.lost_views import fill_lost_views
 
 # Of the height of the detector: whatever rows are chosen, the centre is the scan's.
 WHERE = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -135,6 +136,7 @@ def look_for_centre(
     rows, sinograms = some_sinograms(scan, settings.floor, communicator, times)
 
     def find() -> FoundCentre:
+        fill_lost_views(sinograms, scan.angles)
         method = settings.centre_method
         try:
             found = find_centre(list(sinograms), scan.angles, search, method)

@@ -89,6 +89,17 @@ class _Passes:
                 steps.advance(0, "reading")
                 self._one_pass(this_pass, source, stop, open_shard, steps)
             stop_together(self.leaves_off, self.writer.folder, self.communicator)
+        self._say_filled()
+
+    def _say_filled(self) -> None:
+        parts = self.communicator.gather(self.row_wise.filled)
+        views = sorted(set().union(*parts or ()))
+        if views:
+            shown = ", ".join(map(str, views[:8])) + (", …" if len(views) > 8 else "")
+            console.warn(
+                f"{self.scan.path}: {len(views)} view(s) without a number in some rows, filled"
+                f" from the views beside them: {shown}."
+            )
 
     def _one_pass(
         self,

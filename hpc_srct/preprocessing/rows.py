@@ -16,6 +16,7 @@ from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices.normalisation import intensity
 from hpc_srct.tomography.correction import minus_log
 from hpc_srct.tomography.geometry import field_of_view
+from hpc_srct.tomography.lost_views import fill_lost_views
 from hpc_srct.tomography.projector import Projector
 from hpc_srct.tomography.rings import (
     remove_stripes_all,
@@ -49,6 +50,11 @@ class RowWise:
         Rotation centre, 0-based detector pixel.
     settings
         Their row-wise steps.
+
+    Attributes
+    ----------
+    filled : set of int
+        Views without a number in some row, taken from their neighbours.
     """
 
     def __init__(
@@ -59,7 +65,8 @@ class RowWise:
         settings: PreprocessingSettings,
         times: Times,
     ):
-        self._settings, self._times = settings, times
+        self._settings, self._times, self._angles = settings, times, angles
+        self.filled: set[int] = set()
         self._low_views = settings.low_views(len(angles))
         self._pad = settings.padding_columns(columns)
         self._radius = field_of_view(columns, centre)
@@ -86,10 +93,12 @@ class RowWise:
         """
         now = time.perf_counter()
         settings = self._settings
+        self.filled |= fill_lost_views(sinograms, self._angles)
         sinograms = cleaned(sinograms, settings)
         if low_sinograms is None:
             low_sinograms = sinograms[:, self._low_views]
         else:
+            fill_lost_views(low_sinograms, self._angles[self._low_views])
             low_sinograms = cleaned(low_sinograms, settings)
         arrays = {
             "low": self._fbp(self._low, low_sinograms, settings.low_filter or settings.filter),

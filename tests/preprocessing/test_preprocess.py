@@ -238,6 +238,22 @@ def test_rows_without_beam_are_nan_and_the_rest_goes_on(tmp_path):
         assert np.isfinite(full[:32]).all() and np.isnan(full[32:]).all()
 
 
+def test_a_lost_frame_is_filled_from_its_neighbours_and_said(tmp_path, capsys):
+    sound = made(write_scan(tmp_path / "sound.h5", rows=4), tmp_path / "sound")
+    scan = write_scan(tmp_path / "scan.h5", rows=4)
+    with h5py.File(scan, "r+") as file:
+        file["exchange/data"][18] = np.nan
+    store = made(scan, tmp_path / "store")
+    assert store.centre == pytest.approx(sound.centre, abs=0.05)
+    assert "1 view(s) without a number in some rows" in capsys.readouterr().err
+    expected, found = sound.read("full", slice(None)), store.read("full", slice(None))
+    assert np.abs(found - expected).max() < 0.1 * expected.max()
+    with h5py.File(scan, "r+") as file:
+        file["exchange/data"][20:40] = np.nan
+    many = made(scan, tmp_path / "many", "centre=23.5")
+    assert np.isnan(many.read("full", slice(None))).all(), "too many to make up"
+
+
 PHASE = [
     "phase.energy_kev=20",
     "phase.distance_m=0.01",

@@ -14,6 +14,7 @@ import numpy as np
 
 from hpc_srct.errors import InputError
 from hpc_srct.scan.hdf5 import attribute, first_line
+from hpc_srct.scan.light import LEAST_SHARE, light_of
 from hpc_srct.scan.roles import Angles, ConstantFrame, Frames, Place, Roles
 from hpc_srct.scan.stack import Constant, Stack
 from hpc_srct.scan.units import to_radians
@@ -75,7 +76,7 @@ def assemble(
         name: _groups(roles, getattr(roles, name), value, stack, key, views, angles)
         for name, value in (("flats", FLAT), ("darks", DARK))
     }
-    flats = _usable(roles, groups["flats"], without_flats)
+    flats = _usable(roles, groups["flats"], groups["darks"], without_flats)
     return Assembled(stack, views, flats, groups["darks"], angles, _monitor(roles, stack))
 
 
@@ -254,10 +255,21 @@ def _by_position(
     )
 
 
-def _usable(roles: Roles, groups: tuple[GroupAt, ...], without: bool) -> tuple[GroupAt, ...]:
-    """Give the flats if one frame of them is bright; refuse flats that are missing or dark."""
-    if groups and _any_bright(groups):
-        return groups
+def _usable(
+    roles: Roles, groups: tuple[GroupAt, ...], darks: tuple[GroupAt, ...], without: bool
+) -> tuple[GroupAt, ...]:
+    """Give the flats that have light; refuse flats that are missing or all dark."""
+    light = light_of(groups, darks) if groups else np.zeros(0)
+    if light.any():
+        least = LEAST_SHARE * light.max()
+        for group, own in zip(groups, light, strict=True):
+            if own < least:
+                roles.notes.append(
+                    f"{group.stack}: {len(group.frames)} flat frame(s) taken after"
+                    f" {group.position:g} projections left out: {max(own, 0):.3g} counts above"
+                    f" dark, where the brightest flats have {light.max():.4g} (shutter closed?)."
+                )
+        return tuple(group for group, own in zip(groups, light, strict=True) if own >= least)
     if without:
         return ()
     if not groups:
@@ -268,20 +280,13 @@ def _usable(roles: Roles, groups: tuple[GroupAt, ...], without: bool) -> tuple[G
         )
     else:
         count = sum(len(group.frames) for group in groups)
-        problem = f"{groups[0].stack}: no usable flat: all {count} flat frame(s) are zero."
+        problem = (
+            f"{groups[0].stack}: no usable flat: none of {count} flat frame(s) is brighter than"
+            f" {'the dark frames' if darks else 'zero'}."
+        )
     raise InputError(
         f"{problem}\nName flats of another file in a layout, or go on without: without_flats=true."
     )
-
-
-def _any_bright(groups: tuple[GroupAt, ...]) -> bool:
-    for group in groups:
-        middle = len(group.frames) // 2
-        for frame in np.roll(group.frames, -middle):
-            image = group.stack.read(np.array([frame]), slice(None))
-            if (np.nan_to_num(image) > 0).any():
-                return True
-    return False
 
 
 def _monitor(roles: Roles, stack: Stack) -> np.ndarray | None:

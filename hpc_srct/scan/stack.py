@@ -204,6 +204,7 @@ class Constant:
     def __init__(self, value: float, n_rows: int, n_columns: int, label: str):
         self.value, self.label = value, label
         self.n_frames, self.n_rows, self.n_columns = 1, n_rows, n_columns
+        self.chunk_rows = 1
         self.sources: list[Path] = []
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan.writers import COLUMNS, ROWS, numbered, write_dxchange, write_nxtomo
+from scan.writers import BEAM, COLUMNS, ROWS, numbered, write_dxchange, write_nxtomo
 
 from hpc_srct.errors import InputError
 from hpc_srct.scan import open_scan
@@ -23,10 +23,11 @@ from hpc_srct.scan.stack import parse_axes, runs
 def test_interleaved_frames_go_where_they_belong(tmp_path_factory, key):
     """Flats between projections never leak into them, and angles follow the same list."""
     key = [0, 1, 2, *key]
-    path = write_nxtomo(tmp_path_factory.mktemp("nx") / "s.nxs", key, np.arange(len(key)) * 7.0)
-    scan = open_scan(path)
     kinds = np.array(key)
     frames = numbered(len(key))
+    frames[kinds == 1] += BEAM
+    path = tmp_path_factory.mktemp("nx") / "s.nxs"
+    scan = open_scan(write_nxtomo(path, key, np.arange(len(key)) * 7.0, data=frames))
     views = np.flatnonzero(kinds == 0)
     np.testing.assert_array_equal(scan.projections(np.arange(scan.n_views)), frames[views])
     np.testing.assert_allclose(np.rad2deg(scan.angles), views * 7.0)

@@ -16,7 +16,7 @@ from hpc_srct.settings.layout import Layout, load_layout
 
 
 def _bsrf(folder):
-    for name, first, count in (("tomo", 0, 5), ("flat", 5, 3), ("dark", 8, 2)):
+    for name, first, count in (("tomo", 0, 5), ("flat", 5, 3), ("dark", 0, 2)):
         with h5py.File(folder / f"andor_img_{name}.h5", "w") as file:
             file["scan/data/andor_img_shaped_image"] = numbered(count, first)
 
@@ -27,7 +27,7 @@ def test_shipped_layout_of_bsrf(tmp_path):
         scan = open_scan(given, "bsrf-3w1")
         assert (scan.format, scan.n_views, scan.n_flats, scan.n_darks) == ("layout", 5, 3, 2)
         np.testing.assert_array_equal(scan.flats()[0].frames, numbered(3, 5))
-        np.testing.assert_array_equal(scan.darks()[0].frames, numbered(2, 8))
+        np.testing.assert_array_equal(scan.darks()[0].frames, numbered(2))
         np.testing.assert_allclose(np.rad2deg(scan.angles[[0, -1]]), [0, 180])
         assert scan.source()["path"] == str(given)
 
@@ -73,8 +73,11 @@ def test_every_shipped_layout_is_valid():
 
 
 def test_frames_of_a_dangling_link_named_by_a_layout(scans, tmp_path):
+    with h5py.File(scans / "i13_24888_dangling.nxs") as scan:
+        key = scan["entry1/tomo_entry/instrument/detector/image_key"][:]
     with h5py.File(tmp_path / "pco.h5", "w") as file:
-        file["frames"] = np.full((111, 2, 3), 7, np.uint16)
+        frames = np.where(key == 1, 9, 7).astype(np.uint16)
+        file["frames"] = np.tile(frames[:, None, None], (1, 2, 3))
     scan = open_scan(
         scans / "i13_24888_dangling.nxs",
         Layout(projections={"file": str(tmp_path / "pco.h5"), "path": "/frames"}),
@@ -84,13 +87,15 @@ def test_frames_of_a_dangling_link_named_by_a_layout(scans, tmp_path):
 
 def test_flats_and_darks_of_another_file(scans, tmp_path):
     other = write_nxtomo(tmp_path / "other.nxs", [1, 1])
+    with h5py.File(other, "r+") as file:
+        file["dark"] = np.zeros((2, ROWS, COLUMNS), np.uint16)
     path = write_nxtomo(tmp_path / "s.nxs", [0, 0, 0])
     home = "/entry1/tomo_entry/instrument/detector/data"
     layout = tmp_path / "layout.yaml"
     layout.write_text(
         f"flats:\n- {{file: other.nxs, path: {home}, position: start}}\n"
         f"- {{file: {other}, path: {home}, position: end}}\n"
-        f"darks: {{file: other.nxs, path: {home}}}\n"
+        "darks: {file: other.nxs, path: /dark}\n"
     )
     scan = open_scan(path, layout)
     assert scan.flat_groups == [(0.0, 2), (3.0, 2)]
@@ -101,9 +106,9 @@ def test_flats_and_darks_of_another_file(scans, tmp_path):
 def test_one_averaged_flat_frame(tmp_path):
     path = write_dxchange(tmp_path / "s.h5", n_flats=0)
     with h5py.File(path, "r+") as file:
-        file["mean_flat"] = np.arange(ROWS * COLUMNS, dtype=np.float32).reshape(ROWS, COLUMNS)
+        file["mean_flat"] = 100 + np.arange(24, dtype=np.float32).reshape(ROWS, COLUMNS)
     scan = open_scan(path, Layout(flats={"path": "/mean_flat"}))
-    expected = np.arange(ROWS * COLUMNS).reshape(1, ROWS, COLUMNS)[:, 1:3]
+    expected = 100 + np.arange(24).reshape(1, ROWS, COLUMNS)[:, 1:3]
     np.testing.assert_array_equal(scan.flats(slice(1, 3))[0].frames, expected)
 
 

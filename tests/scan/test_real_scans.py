@@ -75,8 +75,10 @@ def test_dangling_link_is_named(scans):
 def test_dangling_link_is_followed_beside_the_master(scans, tmp_path):
     """HDF5 looks for an absolute target beside its master too: scans get moved."""
     path = shutil.copy(scans / "i13_24888_dangling.nxs", tmp_path)
-    with h5py.File(tmp_path / "pco1-24888.hdf", "w") as file:
-        file["entry/instrument/detector/data"] = np.full((111, 2, 3), 7, np.uint16)
+    with h5py.File(tmp_path / "pco1-24888.hdf", "w") as file, h5py.File(path) as master:
+        key = master["entry1/tomo_entry/instrument/detector/image_key"][:]
+        frames = np.where(key == 1, 9, 7).astype(np.uint16)
+        file["entry/instrument/detector/data"] = np.tile(frames[:, None, None], (1, 2, 3))
     scan = open_scan(path)
     # Key: five darks, five flats, the projections, and flats and darks again at the end.
     assert scan.n_views + scan.n_flats + scan.n_darks == 111

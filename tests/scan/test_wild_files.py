@@ -11,7 +11,15 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from scan.writers import COLUMNS, ROWS, numbered, write_dxchange, write_nxtomo, write_old_nxtomo
+from scan.writers import (
+    BEAM,
+    COLUMNS,
+    ROWS,
+    numbered,
+    write_dxchange,
+    write_nxtomo,
+    write_old_nxtomo,
+)
 
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.scan import open_scan
@@ -50,7 +58,7 @@ def test_version_1_0b_keeps_each_kind_in_a_detector_of_its_own(tmp_path, definit
     assert scan.format == "nxtomo"
     np.testing.assert_array_equal(scan.projections(range(3)), frames[[2, 3, 5]])
     np.testing.assert_array_equal(
-        np.concatenate([g.frames for g in scan.flats()]), frames[[1, 4, 7]]
+        np.concatenate([g.frames for g in scan.flats()]), frames[[1, 4, 7]] + BEAM
     )
     assert scan.flat_groups == [(0.0, 1), (2.0, 1), (3.0, 1)]
     assert scan.dark_groups == [(0.0, 1), (3.0, 1)]
@@ -310,7 +318,7 @@ def test_all_filters_of_hdf5plugin_are_loaded_by_the_reader(tmp_path):
             file["exchange"].create_dataset(
                 "data", data=frames, chunks=(1, *frames.shape[1:]), **chosen
             )
-            file["exchange/data_white"] = file["exchange/data_dark"] = frames[:1] + 1
+            file["exchange/data_white"], file["exchange/data_dark"] = frames[:1] + 1, frames[:1]
             right[name] = float(file["exchange/data"][4].sum(dtype=np.float64))
         if name not in lossy:
             assert right[name] == frames[4].sum(dtype=np.float64)
@@ -464,6 +472,59 @@ def test_flats_placed_by_the_angle_they_were_taken_at(tmp_path, theta, theta_whi
     with h5py.File(path, "r+") as file:
         file["exchange/theta_white"] = np.array(theta_white, float)
     assert [position for position, _ in open_scan(path).flat_groups] == positions
+
+
+def _shutter(path, flats, where=np.s_[:], noise=3.0, shape=(40, 64)):
+    """Write a scan whose flats have these counts above a dark level of 100, inside `where`."""
+    rng = np.random.default_rng(1)
+    flats = np.array(flats, float)
+    beam = np.zeros((len(flats), *shape))
+    beam[:, *np.atleast_1d(where)] = flats[:, None, None]
+    with h5py.File(path, "w") as file:
+        for name, light in (("data", 0.5 * beam[:1].repeat(4, 0)), ("data_white", beam)):
+            counts = 100 + light + noise * rng.normal(size=light.shape)
+            file[f"exchange/{name}"] = np.rint(counts).astype(np.uint16)
+        darks = 100 + noise * rng.normal(size=(10, *shape))
+        file["exchange/data_dark"] = np.rint(darks).astype(np.uint16)
+        file["exchange/theta"] = np.arange(4) * 45.0
+        file["exchange/theta_white"] = 45.0 * (4 * np.arange(len(flats)) // len(flats))
+    return path
+
+
+def test_flats_with_the_shutter_closed_are_left_out(tmp_path):
+    scan = open_scan(_shutter(tmp_path / "s.h5", 4 * [1000] + 4 * [0]))
+    assert scan.flat_groups == [(0.0, 2), (1.0, 2)]
+    assert sum("shutter closed?" in note for note in scan.notes) == 2
+    assert all(group.frames.min() > 900 for group in scan.flats())
+
+
+@pytest.mark.parametrize("light", [[1000, 1000, 1000, 150], [20, 20, 20, 20], [9, 8, 7, 8]])
+def test_a_beam_that_fades_or_is_weak_is_no_closed_shutter(tmp_path, light):
+    scan = open_scan(_shutter(tmp_path / "s.h5", light))
+    assert scan.n_flats == 4
+    assert not any("shutter" in note for note in scan.notes)
+
+
+@pytest.mark.parametrize("where", [np.s_[17:19, :], np.s_[:, 40:60]])
+def test_a_beam_smaller_than_the_detector_is_light(tmp_path, where):
+    assert open_scan(_shutter(tmp_path / "s.h5", [1000, 0], where)).flat_groups == [(0.0, 1)]
+
+
+def test_flats_that_are_all_dark(tmp_path):
+    path = _shutter(tmp_path / "s.h5", 6 * [0])
+    with pytest.raises(InputError, match="none of 6 flat frame.* brighter than the dark"):
+        open_scan(path)
+    assert open_scan(path, without_flats=True).flats() == []
+
+
+def test_a_flat_frame_without_numbers_does_not_darken_its_group(tmp_path):
+    path = _shutter(tmp_path / "s.h5", 3 * [1000])
+    with h5py.File(path, "r+") as file:
+        frames = file["exchange/data_white"][:].astype(np.float32)
+        del file["exchange/data_white"], file["exchange/theta_white"]
+        frames[1] = np.nan
+        file["exchange/data_white"] = frames
+    assert open_scan(path).n_flats == 3
 
 
 def test_flats_of_another_size(tmp_path):

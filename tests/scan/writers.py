@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 ROWS, COLUMNS = 4, 6
+BEAM = 20000  # by which flats are brighter, where darks may have higher numbers
 
 
 def numbered(count: int, first: int = 0) -> np.ndarray:
@@ -71,7 +72,7 @@ def write_old_nxtomo(path: Path, order: str, *, definition="NXtomo", text=False)
                 continue
             group = entry.create_group(f"instrument/{name}")
             group.attrs["NX_class"] = "NXdetector"
-            group["data"] = frames[when]
+            group["data"] = frames[when] + np.uint16(BEAM if kind == "F" else 0)
             group["sequence_number"] = when.astype("S") if text else when
         entry["instrument/sample/x_pixel_size"] = 0.65e-6
         entry["sample/rotation_angle"] = np.linspace(0, 180, order.count("P"))
@@ -83,7 +84,7 @@ def write_old_nxtomo(path: Path, order: str, *, definition="NXtomo", text=False)
 
 
 def write_dxchange(path: Path, n_views=5, n_flats=2, n_darks=1, *, theta="even", axes=None) -> Path:
-    """Write a DXchange file; flats and darks are numbered on after the projections."""
+    """Write a DXchange file; flats are numbered on after the projections, darks from 0."""
     with h5py.File(path, "w") as file:
         group = file.create_group("exchange")
         group["data"] = numbered(n_views)
@@ -92,7 +93,7 @@ def write_dxchange(path: Path, n_views=5, n_flats=2, n_darks=1, *, theta="even",
         if n_flats:
             group["data_white"] = numbered(n_flats, n_views)
         if n_darks:
-            group["data_dark"] = numbered(n_darks, n_views + n_flats)
+            group["data_dark"] = numbered(n_darks)
         if theta is not None:
             values = np.linspace(0, 180, n_views) if isinstance(theta, str) else theta
             group["theta"] = values

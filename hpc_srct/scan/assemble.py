@@ -273,6 +273,8 @@ def _usable(
     if without:
         return ()
     if not groups:
+        if "flats" in roles.broken:
+            raise roles.broken["flats"]
         place = roles.projections.place
         where = roles.looked_for.get("flats", "the layout")
         problem = (

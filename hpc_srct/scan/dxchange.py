@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import h5py
+import numpy as np
 
 from hpc_srct.errors import InputError
 from hpc_srct.scan.hdf5 import Hdf5File, attribute, text_of
@@ -39,38 +40,55 @@ def read_roles(file: Hdf5File) -> Roles:
     Raises
     ------
     InputError
-        `/exchange` without `data`, or with a link that leads nowhere.
+        `/exchange` without `data`. Links that lead nowhere are put down in `broken`.
     """
     roles = Roles("dxchange")
     home = "/exchange"
     if _is_group(file, "/exchange/data"):
         home = "/exchange/data"
         roles.notes.append(f"{file}: legacy DXchange layout, frames in {home}/data.")
-    try:
-        data = file.dataset(f"{home}/data")
-    except InputError as error:
-        roles.broken["projections"] = error
-        return roles
-    if data is None:
+    path = f"{home}/data"
+    found = _whole(file, path, roles, "projections")
+    if found is None and "projections" not in roles.broken:
         there = ", ".join(file.open()["exchange"]) or "nothing"
         raise InputError(
-            f"{file}: {home}/data: no projections there; /exchange has {there}.\n"
+            f"{file}: {path}: no projections there; /exchange has {there}.\n"
             "Name the right path in a layout file."
         )
-    roles.projections = _frames(file, f"{home}/data", None)
+    roles.projections = None if found is None else _frames(file, path)
     roles.flats = _beam_frames(file, home, "white", "flat", roles)
     roles.darks = _beam_frames(file, home, "dark", "dark", roles)
-    roles.angles = _angles(file, home)
+    roles.angles = _angles(file, home, roles)
     roles.pixel_size = _pixel_size(file, roles.notes)
-    if file.dataset("/simulation/truth/data") is not None:
+    if _there(file, "/simulation/truth/data") is not None:
         roles.truth = Place(file, "/simulation/truth/data")
-    axis = file.values("/simulation/centre")
+    axis = _values(file, "/simulation/centre")
     roles.centre = float(axis[0]) if axis is not None and axis.size else None
     return roles
 
 
-def _frames(file: Hdf5File, path: str, taken_at: str | None) -> Frames:
-    angles = Place(file, taken_at) if taken_at and file.dataset(taken_at) is not None else None
+def _whole(file: Hdf5File, path: str, roles: Roles, role: str) -> h5py.Dataset | None:
+    """Find a role's dataset; put a link that leads nowhere down, for a layout to mend."""
+    try:
+        return file.dataset(path)
+    except InputError as error:
+        roles.broken.setdefault(role, error)
+        return None
+
+
+def _there(file: Hdf5File, path: str) -> h5py.Dataset | None:
+    try:
+        return file.dataset(path)
+    except InputError:  # nothing that a scan cannot do without
+        return None
+
+
+def _values(file: Hdf5File, path: str) -> np.ndarray | None:
+    return None if _there(file, path) is None else file.values(path)
+
+
+def _frames(file: Hdf5File, path: str, taken_at: str | None = None) -> Frames:
+    angles = Place(file, taken_at) if taken_at and _there(file, taken_at) is not None else None
     axes = attribute(file.dataset(path), "axes") or None
     return Frames(Place(file, path), axes, taken_at=angles)
 
@@ -79,11 +97,13 @@ def _beam_frames(
     file: Hdf5File, home: str, name: str, role: str, roles: Roles
 ) -> list[Frames | ConstantFrame] | None:
     path = f"{home}/data_{name}"
-    found = file.dataset(path)
+    found = _whole(file, path, roles, f"{role}s")
     if found is not None and 0 not in found.shape:
         return [_frames(file, path, f"{home}/theta_{name}")]
+    if f"{role}s" in roles.broken:
+        return None
     fallback = f"{_ACQUISITION}/{role}_fields/{role}_field_value"
-    value = file.values(fallback)
+    value = _values(file, fallback)
     if value is not None and value.size == 1 and (value[0] > 0 or role == "dark"):
         roles.notes.append(
             f"{file}: no {path}; the constant {value[0]:g} of {fallback} stands for the {role}s."
@@ -93,15 +113,17 @@ def _beam_frames(
     return None
 
 
-def _angles(file: Hdf5File, home: str) -> Angles:
+def _angles(file: Hdf5File, home: str, roles: Roles) -> Angles | None:
     for path in dict.fromkeys((f"{home}/theta", "/exchange/theta")):
-        if file.dataset(path) is not None:
+        if _whole(file, path, roles, "angles") is not None:
             return Angles(Place(file, path), of="projections")
+    if "angles" in roles.broken:  # the file has angles: none are made up in their place
+        return None
     rotation = f"{_ACQUISITION}/rotation"
     start, step, count = (
         None if value is None or not value.size else float(value[0])
         for value in (
-            file.values(f"{rotation}/{name}")
+            _values(file, f"{rotation}/{name}")
             for name in ("rotation_start", "rotation_step", "num_angles")
         )
     )
@@ -126,14 +148,14 @@ def _pixel_size(file: Hdf5File, notes: list[str]) -> float | None:
         (f"{_DETECTOR}/actual_pixel_size_x", "m"),
         (f"{_OBJECTIVE}/resolution", "um"),
     ):
-        value = file.values(path)
+        value = _values(file, path)
         if value is not None and value.size:
             units = attribute(file.dataset(path), "units", "unit")
             metres = to_metres(value[0], units, f"{file}: {path}", notes, unit)
             if metres is not None:
                 return metres
     path = f"{_DETECTOR}/pixel_size_x"
-    value = file.values(path)
+    value = _values(file, path)
     if value is None or not value.size:
         return None
     units = attribute(file.dataset(path), "units", "unit")
@@ -150,10 +172,10 @@ def _pixel_size(file: Hdf5File, notes: list[str]) -> float | None:
 
 def _magnification(file: Hdf5File) -> float | None:
     path = f"{_OBJECTIVE}/magnification"
-    value = file.values(path)
+    value = _values(file, path)
     if value is not None and value.size and value[0] > 0:
         return float(value[0])
-    text = text_of(file.dataset(path)).lower().removesuffix("x").strip()
+    text = text_of(_there(file, path)).lower().removesuffix("x").strip()
     try:
         return float(text) if float(text) > 0 else None
     except ValueError:

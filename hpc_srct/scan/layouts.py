@@ -40,7 +40,7 @@ class Overlay:
         """
         layout = self._layout
         roles = replace(below, format="layout", notes=list(below.notes), broken=dict(below.broken))
-        for name in ("projections", "image_key", "angles", "monitor"):
+        for name in ("projections", "image_key", "flats", "darks", "angles", "monitor"):
             if getattr(layout, name) is not None:
                 roles.broken.pop(name, None)
         if layout.projections is not None:

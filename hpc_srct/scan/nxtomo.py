@@ -122,8 +122,8 @@ def _old_roles(file: Hdf5File, entry: str, instrument: str) -> Roles:
     angles = _first(file, (angle_path, _join(entry, "data/rotation_angle")), roles, "angles")
     roles.projections = Frames(Place(file, data)) if data else None
     roles.angles = Angles(Place(file, angles), of="projections") if angles else None
-    roles.flats = _old_frames(file, instrument, _OLD_FLATS, home)
-    roles.darks = _old_frames(file, instrument, _OLD_DARKS, home)
+    roles.flats = _old_frames(file, instrument, _OLD_FLATS, home, roles, "flats")
+    roles.darks = _old_frames(file, instrument, _OLD_DARKS, home, roles, "darks")
     roles.looked_for = {
         "projections": f"{home}/data",
         "angles": angle_path,
@@ -134,10 +134,12 @@ def _old_roles(file: Hdf5File, entry: str, instrument: str) -> Roles:
     return roles
 
 
-def _old_frames(file: Hdf5File, instrument: str, name: str, home: str) -> list[Frames] | None:
+def _old_frames(
+    file: Hdf5File, instrument: str, name: str, home: str, roles: Roles, role: str
+) -> list[Frames] | None:
     """Place flats or darks by sequence numbers, where they and the projections have them."""
     path = f"{instrument}/{name}/data"
-    if file.dataset(path) is None:
+    if _first(file, (path,), roles, role) is None:
         return None
     taken, views = (
         file.values(f"{group}/sequence_number") for group in (f"{instrument}/{name}", home)

@@ -88,6 +88,8 @@ class Scan:
         self.n_darks = sum(count for _, count in self.dark_groups)
         self.file_bytes = sum(file.stat().st_size for file in self._files())
         if not self.n_darks:
+            if "darks" in roles.broken:
+                self.notes.append(str(roles.broken["darks"]))
             self.notes.append(
                 "Dark frames: none; zero is taken for them, as asked."
                 if without_darks
@@ -136,6 +138,8 @@ class Scan:
             There are none and nobody asked for zeros.
         """
         if not self.n_darks and not self._without_darks:
+            if "darks" in self._roles.broken:
+                raise self._roles.broken["darks"]
             where = self._roles.looked_for.get("darks", "the layout")
             raise InputError(
                 f"{self.path}: {where}: no dark frames there.\n"

@@ -7,7 +7,7 @@ import os
 import h5py
 import numpy as np
 import pytest
-from scan.writers import COLUMNS, ROWS, numbered, write_dxchange, write_nxtomo
+from scan.writers import COLUMNS, ROWS, numbered, write_dxchange, write_nxtomo, write_old_nxtomo
 
 from hpc_srct.errors import InputError
 from hpc_srct.scan import open_scan
@@ -83,6 +83,59 @@ def test_frames_of_a_dangling_link_named_by_a_layout(scans, tmp_path):
         Layout(projections={"file": str(tmp_path / "pco.h5"), "path": "/frames"}),
     )
     assert scan.n_views + scan.n_flats + scan.n_darks == 111
+
+
+GONE = h5py.ExternalLink("gone.h5", "/exchange/data")
+
+
+@pytest.mark.parametrize(
+    ("role", "path"),
+    [
+        ("projections", "data"),
+        ("flats", "data_white"),
+        ("darks", "data_dark"),
+        ("angles", "theta"),
+    ],
+)
+def test_a_dangling_link_of_dxchange_is_mended_by_naming_that_role_alone(tmp_path, role, path):
+    whole = write_dxchange(tmp_path / "whole.h5", theta=np.array([0, 20, 40, 60, 80.0]))
+    broken = write_dxchange(tmp_path / "s.h5", theta=np.array([0, 20, 40, 60, 80.0]))
+    with h5py.File(broken, "r+") as file:
+        del file[f"exchange/{path}"]
+        file[f"exchange/{path}"] = GONE
+        for further in ("exchange/theta_white", "simulation/centre", "simulation/truth/data"):
+            file[further] = GONE
+    with pytest.raises(InputError, match=f"/exchange/{path}: is a link into gone.h5"):
+        open_scan(broken).darks()
+    found = {"file": "whole.h5", "path": f"/exchange/{path}"}
+    scan, right = open_scan(broken, Layout(**{role: found})), open_scan(whole)
+    np.testing.assert_array_equal(scan.projections(range(5)), right.projections(range(5)))
+    np.testing.assert_array_equal(scan.flats()[0].frames, right.flats()[0].frames)
+    np.testing.assert_array_equal(scan.darks()[0].frames, right.darks()[0].frames)
+    np.testing.assert_array_equal(scan.angles, right.angles)
+
+
+def test_what_can_be_done_without_may_dangle(tmp_path):
+    path = write_dxchange(tmp_path / "s.h5")
+    with h5py.File(path, "r+") as file:
+        for name in ("data_white", "data_dark", "theta"):
+            del file[f"exchange/{name}"]
+            file[f"exchange/{name}"] = GONE
+    scan = open_scan(path, angle_range=(0, 90), without_flats=True, without_darks=True)
+    assert (scan.flats(), scan.darks()) == ([], [])
+    assert any("data_dark: is a link into gone.h5" in note for note in scan.notes)
+
+
+def test_dangling_flats_of_version_1_0b_are_mended_by_a_layout(tmp_path):
+    path = write_old_nxtomo(tmp_path / "s.nxs", "DFPPFP")
+    home = "/entry1/tomo_entry/instrument/bright_field"
+    with h5py.File(path, "r+") as file:
+        file["kept"] = file[f"{home}/data"][:]
+        del file[f"{home}/data"]
+        file[f"{home}/data"] = GONE
+    with pytest.raises(InputError, match="bright_field/data: is a link into gone.h5"):
+        open_scan(path)
+    assert open_scan(path, Layout(flats={"path": "/kept"})).n_flats == 2
 
 
 def test_flats_and_darks_of_another_file(scans, tmp_path):

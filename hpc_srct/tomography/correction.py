@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import median_filter
 
 from hpc_srct.errors import InputError
 
@@ -11,6 +12,13 @@ from hpc_srct.errors import InputError
 FLOOR = 1e-3
 # A pixel with less beam than this share of its row's median is dead: its ratio is noise alone.
 DEAD_SHARE = 1e-3
+# So is one with less than this share of its neighbours': read noise alone can pass for 0.1 %, and
+# a beam can fade to a few percent, but not from one column to the next.
+DIM_SHARE = 0.03
+# A pixel is hot, and no measure of light, if its dark is above its neighbours' by this share of
+# the row's beam: it saturates in flat and frame alike, and would read as air.
+HOT_SHARE = 0.5
+NEIGHBOURS = 31  # columns
 
 
 def median_frame(frames: ArrayLike) -> NDArray[np.float32]:
@@ -22,7 +30,9 @@ def median_frame(frames: ArrayLike) -> NDArray[np.float32]:
 
 
 def dead_pixels(flat: ArrayLike, dark: ArrayLike) -> NDArray[np.bool_]:
-    """Mark the pixels that see no beam: flat equal to dark, below it, or not a number.
+    """Mark the pixels that see no beam, and hot ones, which see little else than themselves.
+
+    No beam: the flat is equal to the dark, below it, hardly above it, or not a number.
 
     Parameters
     ----------
@@ -34,15 +44,24 @@ def dead_pixels(flat: ArrayLike, dark: ArrayLike) -> NDArray[np.bool_]:
     Returns
     -------
     ndarray (rows, columns) of bool
-        True where any group has no beam. Judged row by row, so that the answer does not depend
-        on which rows are looked at together.
+        True where any group has no beam, and where the dark is hot. Judged row by row, so that
+        the answer does not depend on which rows are looked at together.
     """
     dark = np.asarray(dark, np.float32)
     beam = np.asarray(flat, np.float32).reshape(-1, *dark.shape) - dark
     lit = np.where(np.isfinite(beam) & (beam > 0), beam, np.nan)
     with np.errstate(invalid="ignore"):
         usual = _nan_median(lit)
-        return ~(lit > DEAD_SHARE * usual[..., None]).all(axis=0)
+        dead = ~(lit > DEAD_SHARE * usual[..., None]).all(axis=0)
+    light, dark = np.nan_to_num(lit), np.nan_to_num(dark)
+    for row, marked in enumerate(dead):
+        for own in light[:, row]:
+            if own.min() < DIM_SHARE * own.max():
+                marked |= own < DIM_SHARE * median_filter(own, NEIGHBOURS)
+        much, own = HOT_SHARE * usual[:, row].max(), dark[row]
+        if own.max() - own.min() > much > 0:
+            marked |= own - median_filter(own, NEIGHBOURS) > much
+    return dead
 
 
 def _nan_median(lit: NDArray) -> NDArray:

@@ -58,6 +58,44 @@ def test_dead_pixels_are_mended_from_their_row():
     assert not clipped.any()
 
 
+def test_noisy_dead_pixels_are_found_where_the_beam_is_weak():
+    rng = np.random.default_rng(0)
+    alive = np.ones((4, 400), bool)
+    alive[:, 3::10] = False  # and at the very edge
+    alive[:, [0, 200, 201, 202, 399]] = False
+    noise = 100 + 3 * rng.normal(size=(2, 20, 4, 400))
+    flat = median_frame(np.rint(noise[0] + alive * rng.poisson(1000, (20, 4, 400))))
+    dark = median_frame(np.rint(noise[1]))
+    np.testing.assert_array_equal(dead_pixels(flat, dark), ~alive)
+    np.testing.assert_array_equal(dead_pixels(np.stack([flat, 0.4 * flat + 60]), dark), ~alive)
+
+
+def test_hot_pixels_are_mended():
+    ramp = np.linspace(0.2, 0.6, 64, dtype=np.float32)
+    _, frames, flat, dark = scan(columns=64, flat=20000, dark=100)
+    frames[:] = ramp * 19900 + 100
+    dark[1, 20], flat[1, 20], frames[:, 1, 20] = 40000, 65535, 65535
+    dark[1, 40:42] += 8000  # warm, but far from saturated
+    flat[1, 40:42] += 8000
+    frames[:, 1, 40:42] += 8000
+    np.testing.assert_array_equal(np.flatnonzero(dead_pixels(flat, dark)), [64 + 20])
+    found, _ = transmission(frames, flat, dark)
+    np.testing.assert_allclose(found, np.broadcast_to(ramp, found.shape), rtol=1e-4)
+
+
+def test_a_beam_that_fades_a_glowing_dark_and_a_wide_gap():
+    column = np.arange(500)
+    dark = np.tile(100 + 900 * np.exp(-column / 60), (2, 1))  # more than the beam
+    beam = np.tile(800 * np.exp(-(((column - 250) / 130) ** 2)), (2, 1))  # 2.5 % at the edge
+    noise = np.random.default_rng(0).normal(size=beam.shape)
+    assert not dead_pixels(dark + beam + 2 * noise, dark).any()
+    steps = np.where(column < 250, 1, 0.02) * np.full((2, 1), 1000.0)  # the edge of a slit
+    assert not dead_pixels(dark + steps, dark).any()
+    beam[1, 100:200] = 0
+    dead = dead_pixels(dark + beam, dark)
+    np.testing.assert_array_equal(np.flatnonzero(dead), 500 + np.arange(100, 200))
+
+
 def test_a_row_without_beam_is_nan_and_its_neighbours_are_not():
     truth, frames, flat, dark = scan()
     flat[1] = dark[1]

@@ -161,8 +161,7 @@ def _angles(
             f" expected one for each.\nMend the file, or {_HOW_TO_GIVE_ANGLES}."
         )
     chosen = values[views] if of_frames else values
-    dataset = place.file.dataset(place.path)
-    units = found.units or _units(dataset)
+    units = _units_of(found)
     return to_radians(chosen, units, str(place), roles.notes)
 
 
@@ -179,6 +178,12 @@ def _by_steps(
     if n_views < planned < math.inf:
         roles.notes.append(f"{stack}: stopped after {n_views} of {planned:g} projections.")
     return first + step * np.arange(n_views)
+
+
+def _units_of(angles: Angles | None) -> str:
+    if angles is None or angles.place is None:
+        return ""
+    return angles.units or _units(angles.place.file.dataset(angles.place.path))
 
 
 def _units(dataset: h5py.Dataset | None) -> str:
@@ -236,7 +241,8 @@ def _positions(item: Frames, other: Stack, angles: np.ndarray, roles: Roles) -> 
     if values is None or len(values) != other.n_frames or not np.isfinite(values).all():
         roles.notes.append(f"{place}: not used: expected {other.n_frames} angles.")
         return nobody_knows
-    units = _units(place.file.dataset(place.path)) or "deg"
+    # Without units of their own they are in those of the projections' angles.
+    units = _units(place.file.dataset(place.path)) or _units_of(roles.angles) or "deg"
     taken = to_radians(values, units, str(place), roles.notes)
     direction = 1.0 if angles[-1] >= angles[0] else -1.0
     path, taken = direction * angles, direction * taken

@@ -24,6 +24,7 @@ from scan.writers import (
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.scan import open_scan
 from hpc_srct.scan.hdf5 import unreadable
+from hpc_srct.settings.layout import Layout
 
 KEY = [2, 1, 0, 0, 1, 0, 3, 0]
 VIEWS = [2, 3, 5, 7]
@@ -472,6 +473,17 @@ def test_flats_placed_by_the_angle_they_were_taken_at(tmp_path, theta, theta_whi
     with h5py.File(path, "r+") as file:
         file["exchange/theta_white"] = np.array(theta_white, float)
     assert [position for position, _ in open_scan(path).flat_groups] == positions
+
+
+@pytest.mark.parametrize("units", ["rad", "mrad", None])
+def test_flats_angles_without_units_are_in_those_of_theta(tmp_path, units):
+    theta = np.linspace(0, np.pi, 90, endpoint=False) * (1e3 if units == "mrad" else 1)
+    path = write_dxchange(tmp_path / "s.h5", n_views=90, theta=theta)
+    with h5py.File(path, "r+") as file:
+        file["exchange/theta"].attrs["units"] = units or ""
+        file["exchange/theta_white"] = theta[[0, -1]]
+    layout = None if units else Layout(angles={"path": "/exchange/theta", "units": "rad"})
+    assert open_scan(path, layout).flat_groups == [(0.0, 1), (90.0, 1)]
 
 
 def _shutter(path, flats, where=np.s_[:], noise=3.0, shape=(40, 64)):

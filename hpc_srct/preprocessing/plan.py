@@ -43,6 +43,8 @@ class Work:
         Bytes that reading takes for a raw pixel, and bytes of one in a scratch folder.
     chunked_by_frame : bool
         Reading some rows costs whole frames.
+    chunk_pixels : int
+        Pixels that the smallest read unpacks.
     flat_frames, flat_groups : int
         Flats and darks together: frames of the largest group, and groups.
     truth, sinogram : bool
@@ -67,6 +69,7 @@ class Work:
     item: int = 2
     scratch_item: int = 2
     chunked_by_frame: bool = False
+    chunk_pixels: int = 0
     flat_frames: int = 20
     flat_groups: int = 2
     truth: bool = False
@@ -298,6 +301,8 @@ def _peak(work: Work, ranks: int, rows: int, piece: int) -> int:
     flat_rows = work.frame_rows if work.whole_frames else at_once
     flats = work.flat_groups * flat_rows * work.columns * FLOAT
     frames = flats + _views_at_once(work, at_once, piece) * _bytes_per_view(work, at_once)
+    # A chunk is held packed and unpacked, beside what is taken from it.
+    frames += int(1.5 * work.chunk_pixels * work.item)
     # Two slices of each kind, and what a transform needs in passing.
     pair = 2 * work.kinds * work.slice_bytes + 8 * work.columns**2
     pair += 2 * work.n_low * work.columns * FLOAT

@@ -154,6 +154,7 @@ def work_of(scan: Scan, settings: PreprocessingSettings, base: int | None = None
         item=getattr(scan, "bytes_read", np.dtype(scan.dtype).itemsize),
         scratch_item=np.dtype(scan.dtype).itemsize,
         chunked_by_frame=scan.chunked_by_frame,
+        chunk_pixels=scan.chunk_frames * scan.chunk_rows * scan.n_columns,
         flat_frames=max(scan.n_flats, scan.n_darks),
         flat_groups=max(len(groups), 1) + 1,
         truth=scan.truth(slice(0, 1)) is not None,

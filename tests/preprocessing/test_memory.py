@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from hdf5plugin import LZ4
 
 from hpc_srct.settings.base import load
 from hpc_srct.settings.preprocessing import PreprocessingSettings
@@ -106,6 +108,22 @@ def test_inspect_foretells_other_ways_too(tmp_path, kind, ranks):
     peak, plan = measured(scan, tmp_path / "store", ranks, *settings)
     assert plan["staged"] == kind.endswith("staged")
     assert told == pytest.approx(peak, rel=0.2), (told, peak, plan)
+
+
+def test_chunks_of_many_frames_are_foretold(tmp_path):
+    scan = write_scan(tmp_path / "scan.h5", rows=2, views=256, columns=512, dtype=np.uint16)
+    counts = np.random.default_rng(0).integers(2**15, size=(256, 384, 512), dtype=np.uint16)
+    with h5py.File(scan, "r+") as file:
+        for name in ("data_white", "data_dark"):
+            frames = file[f"exchange/{name}"][()]
+            del file[f"exchange/{name}"]
+            file[f"exchange/{name}"] = np.repeat(frames[:, :1], 384, axis=1)
+        del file["exchange/data"]
+        file.create_dataset("exchange/data", data=counts, chunks=counts.shape, **LZ4())
+    settings = ["centre=255.5", "views=1/8", "rows=0:16", "sinogram=false"]
+    peak, plan = measured(scan, tmp_path / "store", 1, *settings)
+    assert 0.95 * peak < plan["memory"] / MIB < 1.25 * peak
+    assert foretold(scan, 1, *settings) == pytest.approx(peak, rel=0.2)
 
 
 def test_a_larger_scan_takes_no_more(tmp_path):

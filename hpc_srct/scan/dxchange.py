@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from hpc_srct.errors import InputError
-from hpc_srct.scan.hdf5 import Hdf5File, attribute, text_of
+from hpc_srct.scan.hdf5 import Hdf5File, attribute, axes_of, text_of
 from hpc_srct.scan.roles import Angles, ConstantFrame, Frames, Place, Roles
 from hpc_srct.scan.units import to_metres
 
@@ -89,8 +89,7 @@ def _values(file: Hdf5File, path: str) -> np.ndarray | None:
 
 def _frames(file: Hdf5File, path: str, taken_at: str | None = None) -> Frames:
     angles = Place(file, taken_at) if taken_at and _there(file, taken_at) is not None else None
-    axes = attribute(file.dataset(path), "axes") or None
-    return Frames(Place(file, path), axes, taken_at=angles)
+    return Frames(Place(file, path), axes_of(file.dataset(path)), taken_at=angles)
 
 
 def _beam_frames(

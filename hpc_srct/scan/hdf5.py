@@ -279,6 +279,15 @@ def attribute(item: h5py.Group | h5py.Dataset | None, *names: str) -> str:
     return ""
 
 
+def axes_of(dataset: h5py.Dataset | None) -> str | None:
+    """Read a dataset's `axes`, one text (``theta:y:x``) or a list of names; None where unset."""
+    if dataset is None or "axes" not in dataset.attrs:
+        return None
+    value = dataset.attrs["axes"]
+    names = [text_of(name) for name in value.flat] if isinstance(value, np.ndarray) else []
+    return ":".join(names) if names and all(names) else text_of(value) or None
+
+
 def missing_filter(dataset: h5py.Dataset) -> str | None:
     """Name a compression filter of `dataset` that this machine lacks, with its package."""
     creation = dataset.id.get_create_plist()

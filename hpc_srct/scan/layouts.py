@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpc_srct.errors import InputError
-from hpc_srct.scan.hdf5 import Hdf5File, attribute
+from hpc_srct.scan.hdf5 import Hdf5File, attribute, axes_of
 from hpc_srct.scan.roles import Angles, Frames, Place, Roles
 from hpc_srct.scan.units import to_metres
 from hpc_srct.settings.layout import AnglesRole, DatasetRole, FramesRole, Layout, LengthRole
@@ -76,7 +76,7 @@ class Overlay:
 
     def _frames(self, role: FramesRole) -> Frames:
         place = self._place(role)
-        axes = role.axes or attribute(place.file.dataset(place.path), "axes") or None
+        axes = role.axes or axes_of(place.file.dataset(place.path))
         position = {"start": 0.0, "end": math.inf}.get(role.position, role.position)
         return Frames(place, axes, position)
 

@@ -16,6 +16,7 @@ from scan.writers import BEAM, COLUMNS, ROWS, numbered, write_dxchange, write_nx
 from hpc_srct.errors import InputError
 from hpc_srct.scan import open_scan
 from hpc_srct.scan.stack import parse_axes, runs
+from hpc_srct.settings.layout import Layout
 
 
 @settings(max_examples=40, deadline=None)
@@ -72,10 +73,14 @@ def test_angle_of_a_range_counts_projections_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["theta:y:x", "y:theta:x", "x:y:theta", "Y, X, Angle", "row:view:column"]
+    "text",
+    [
+        *("theta:y:x", "y:theta:x", "x:y:theta", "Y, X, Angle", "row:view:column"),
+        *(["y", "theta", "x"], np.array([b"x", b"y", b"theta"]), ["theta:x:y"]),
+    ],
 )
 def test_axes(tmp_path, text):
-    order = parse_axes(text, "here")
+    order = parse_axes(text if isinstance(text, str) else ":".join(np.array(text, str)), "here")
     path = write_dxchange(tmp_path / "s.h5")
     with h5py.File(path, "r+") as file:
         for name in ("data", "data_white", "data_dark"):
@@ -87,9 +92,13 @@ def test_axes(tmp_path, text):
     assert (scan.n_views, scan.n_rows, scan.n_columns) == (5, ROWS, COLUMNS)
     np.testing.assert_array_equal(scan.projections([4, 1], slice(1, 3)), numbered(5)[[4, 1], 1:3])
     np.testing.assert_array_equal(scan.flats()[0].frames, numbered(2, 5))
+    said = open_scan(path, Layout(projections={"path": "/exchange/data"}))
+    np.testing.assert_array_equal(said.projections([4, 1]), numbered(5)[[4, 1]])
 
 
-@pytest.mark.parametrize("text", ["z:y:x", "theta:y", "theta:theta:x", "foo:y:x"])
+@pytest.mark.parametrize(
+    "text", ["z:y:x", "theta:y", "theta:theta:x", "foo:y:x", ["y", "x", "foo"]]
+)
 def test_axes_that_are_not_those_of_projections(tmp_path, text):
     path = write_dxchange(tmp_path / "s.h5", axes=text)
     with pytest.raises(InputError, match="axes"):

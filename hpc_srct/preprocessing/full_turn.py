@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_srct.errors import InputError
 from hpc_srct.preprocessing.centre import FoundCentre, given_centre, look_for_centre
 from hpc_srct.preprocessing.frames import Fields, Times
 from hpc_srct.ranks import Communicator
@@ -167,13 +168,14 @@ def stitched_where_aside(
     Raises
     ------
     InputError
-        The axis cannot be found.
+        The axis cannot be found; or a beam monitor or fewer photons are asked for, which need
+        the counts that a stitched scan has no more.
     """
     if AngleSummary.of(scan.angles).turn != "full":
         return scan, None
     if known is not None:
         aside = known.get("on_detector")
-        return (scan if aside is None else StitchedScan(scan, aside, settings.floor)), None
+        return (scan if aside is None else _stitched(scan, aside, settings)), None
     last = scan.n_columns - 1
     found = given_centre(scan, settings) or look_for_centre(
         scan, settings, Communicator(), Times(), search=(0.02 * last, 0.98 * last)
@@ -182,4 +184,19 @@ def stitched_where_aside(
     short, long = sorted((value, last - value))
     if not 0 < short < ASIDE * long:
         return scan, found
-    return StitchedScan(scan, value, settings.floor), found
+    return _stitched(scan, value, settings), found
+
+
+def _stitched(scan: Scan, centre: float, settings: PreprocessingSettings) -> StitchedScan:
+    for name, asked, without in (
+        ("monitor", settings.monitor, "monitor=false"),
+        ("photons", settings.photons is not None, "photons=null"),
+    ):
+        if asked:
+            raise InputError(
+                f"{name}: {scan.path} is a full turn with the axis at the side (column"
+                f" {centre:.2f} of {scan.n_columns}), and its views are stitched. That takes"
+                f" corrected views, without counts to apply {name} to.\nSet {without}; or"
+                " stitch=false, which reconstructs the narrow views as they are."
+            )
+    return StitchedScan(scan, centre, settings.floor)

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from hpc_srct.errors import InputError
 from hpc_srct.preprocessing import plan, preprocess
 from hpc_srct.preprocessing.full_turn import StitchedScan, stitched_where_aside
 from hpc_srct.scan import Scan, open_scan
@@ -87,6 +88,22 @@ def test_other_scans_are_left_as_they_are(tmp_path, centre, turn):
     scan = write(tmp_path / "s.h5", 64, centre, turn)
     settings = PreprocessingSettings(centre=centre)
     assert stitched_where_aside(scan, settings)[0] is scan
+
+
+@pytest.mark.parametrize(
+    ("asked", "without"), [({"monitor": True}, "monitor=false"), ({"photons": 500}, "photons=null")]
+)
+@pytest.mark.parametrize("known", [None, {"on_detector": 51.0}])
+def test_what_needs_counts_is_refused_by_name(tmp_path, asked, without, known):
+    """The file has flats and a monitor: nobody is to be told that it has none."""
+    scan = write(tmp_path / "s.h5", 64, 51.0)
+    settings = PreprocessingSettings(centre=51, **asked)
+    with pytest.raises(InputError, match="views are stitched") as caught:
+        stitched_where_aside(scan, settings, known)
+    assert f"Set {without}; or stitch=false" in str(caught.value)
+    middle = write(tmp_path / "middle.h5", 64, 33.0)
+    settings = PreprocessingSettings(centre=33, **asked)
+    assert stitched_where_aside(middle, settings)[0] is middle
 
 
 def test_the_whole_road(tmp_path):

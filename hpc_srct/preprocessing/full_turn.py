@@ -16,7 +16,7 @@ from hpc_srct.ranks import Communicator
 from hpc_srct.scan import FrameGroup, Scan
 from hpc_srct.scan.angles import AngleSummary
 from hpc_srct.settings.preprocessing import PreprocessingSettings
-from hpc_srct.tomography.correction import minus_log, transmission
+from hpc_srct.tomography.correction import dead_pixels, minus_log, transmission
 from hpc_srct.tomography.stitching import plan_stitching
 
 # An axis that leaves less than this share of the longer side on the shorter one is meant to.
@@ -51,7 +51,7 @@ class StitchedScan:
     def __init__(self, scan: Scan, centre: float, floor: float):
         self._scan, self._floor = scan, floor
         self._plan = plan = plan_stitching(scan.angles, scan.n_columns, centre)
-        self._fields: tuple[tuple[int, int, int], Fields] | None = None
+        self._fields: tuple[tuple[int, int, int], Fields, np.ndarray] | None = None
         truth = scan.truth(slice(0, 1))
         self._truth_size = None if truth is None else truth.shape[1]
         # One column less where the truth's pixels would fall between those of the slices.
@@ -132,8 +132,9 @@ class StitchedScan:
         """Read and correct views of the narrow detector; tell which values are at the floor."""
         key = rows.indices(self.n_rows)
         if self._fields is None or self._fields[0] != key:
-            self._fields = (key, Fields.of(self._scan, rows))
-        fields = self._fields[1]
+            fields = Fields.of(self._scan, rows)
+            self._fields = (key, fields, dead_pixels(fields.flats, fields.dark))
+        _, fields, dead = self._fields
         passed, _ = transmission(
             self._scan.projections(views, rows),
             fields.flats,
@@ -141,6 +142,7 @@ class StitchedScan:
             floor=self._floor,
             flat_positions=fields.positions,
             positions=views + 0.5,
+            dead=dead,
         )
         floored = passed <= np.float32(self._floor)
         return minus_log(passed, out=passed), floored

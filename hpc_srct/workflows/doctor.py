@@ -109,7 +109,7 @@ def _torch() -> list[Check]:
         )
         checks.append(Check("cuda", names, True))
         checks.append(Check("fp16", "in hardware", True, note="O2 runs"))
-        bf16 = torch.cuda.is_bf16_supported()
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         checks.append(Check("bf16", "in hardware" if bf16 else "missing", bf16))
         return checks
     checks.append(Check("cuda", "none", False, note="training runs on the CPU with gloo"))

@@ -257,7 +257,7 @@ def main(words: Sequence[str] | None = None) -> None:
         name if not torch.cuda.is_available() else f"{name}-cuda",
         found,
         given.out,
-        versions=common.versions("torch", "deepspeed", "finufft", "scipy", "scikit-image"),
+        versions=common.versions("torch", "deepspeed", "numba", "scipy", "scikit-image"),
         device=common.gpu() or "cpu",
         threads=torch.get_num_threads(),
         sizes=vars(sizes),

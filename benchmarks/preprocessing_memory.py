@@ -118,7 +118,7 @@ def main() -> None:
         "preprocessing_memory",
         lines,
         words.out,
-        versions=versions("h5py", "finufft", "mpi4py", "mpich"),
+        versions=versions("h5py", "numba", "mpi4py", "mpich"),
         sizes={"views": words.views, "columns": words.columns, "low_views": "1/6"},
         limit_when_chunked_by_frame=words.memory,
     )

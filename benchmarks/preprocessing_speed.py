@@ -59,7 +59,7 @@ def main() -> None:
         "preprocessing_speed",
         lines,
         words.out,
-        versions=versions("h5py", "finufft", "mpi4py", "mpich", "torch"),
+        versions=versions("h5py", "numba", "mpi4py", "mpich", "torch"),
         sizes={"views": words.views, "columns": words.columns, "rows": words.rows, "low": "1/6"},
         two_ranks_over_one={"median": round(statistics.median(ratios), 2), "all": ratios},
     )

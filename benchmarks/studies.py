@@ -58,7 +58,7 @@ def main() -> None:
         words.study,
         table.pop("rows"),
         words.out,
-        versions=common.versions("torch", "deepspeed", "finufft", "scikit-image"),
+        versions=common.versions("torch", "deepspeed", "numba", "scikit-image"),
         settings=shown,
         training={run.name: training(run) for run in sorted((folder / "runs").iterdir())},
         **table,

@@ -23,7 +23,7 @@ from hpc_srct.tomography.geometry import field_of_view
 def versions() -> dict[str, str]:
     """Versions of what makes the numbers."""
     found = {"hpc_srct": __version__}
-    for name in ("numpy", "scipy", "finufft", "h5py"):
+    for name in ("numpy", "scipy", "numba", "h5py"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -2,27 +2,31 @@
 
 The transform of a projection along s is the slice's 2-D transform on a line, so a
 back-projection is a sum of waves at the points of those lines and a forward projection its
-transpose (`gridding`). What depends on the geometry alone is computed once and shared; each
-thread has its own plans and buffers.
+transpose (`gridding`). What depends on the geometry alone is computed once and shared.
 """
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
 from hpc_srct.tomography.filters import ramp_kernel, window
-from hpc_srct.tomography.gridding import Gridding, fast_even, off_the_grid
+from hpc_srct.tomography.gridding import (
+    FBP_WIDTH,
+    PAIR_WIDTH,
+    PAIRS,
+    Gridding,
+    Scratch,
+    fast_even,
+)
 
-# An FBP's own error is a hundred times what 1e-2 adds to it. The pair of operators is used
-# inside iterations, where errors add up.
-FBP_TOLERANCE = 1e-2
-PAIR_TOLERANCE = 1e-4
+# Views filtered together: few enough to stay in the processor's cache.
+VIEWS = 8
 
 # How finely the filter's far tail is followed: bins of the detector, and waves.
 TAIL_BINS, TAIL_WAVES = 128, 32
@@ -52,10 +56,9 @@ class Lines:
         least = 2 * columns if columns < TAIL_BINS else columns + 2
         self.samples = fast_even(int(np.ceil(max(reach, least))))
         self.margin = (self.samples - columns) // 2
-        frequency = np.fft.fftfreq(self.samples)
+        self._angles, frequency = angles, np.fft.fftfreq(self.samples)
         omega = 2 * np.pi * frequency
-        along_row = np.cos(angles)[:, None] * omega
-        along_column = -np.sin(angles)[:, None] * omega
+        along_column, along_row = self.points()
         # Even sizes have their centre between pixels, half a pixel off the transform's origin.
         half = 0.5 if size % 2 == 0 else 0.0
         shift = omega * (-self.margin - centre)
@@ -64,8 +67,11 @@ class Lines:
         # slice of a packed pair.
         phase[:, np.abs(frequency) == 0.5] = 0
         self.phase = (phase / self.samples).astype(np.complex64)
-        points = along_column.astype(np.float32).ravel(), along_row.astype(np.float32).ravel()
-        self.points = off_the_grid(points, size)
+
+    def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give the lines' angular frequencies along y and along x, (views, samples) each."""
+        omega = 2 * np.pi * np.fft.fftfreq(self.samples)
+        return -np.sin(self._angles)[:, None] * omega, np.cos(self._angles)[:, None] * omega
 
     @property
     def detector(self) -> slice:
@@ -117,129 +123,122 @@ class Filter:
         self.tail = np.ascontiguousarray(tail.T.astype(np.complex64))
         self.low_gains = lines.phase[:, self.low] * weights[:, None].astype(np.float32)
 
-    def apply(self, rows: NDArray[np.complex64], detector: slice) -> NDArray[np.complex64]:
-        """Filter complex lines (views, samples); give them as waves. Overwrites `rows`."""
+    def apply(
+        self, rows: NDArray[np.complex64], detector: slice, views: slice = slice(None)
+    ) -> NDArray[np.complex64]:
+        """Filter complex lines (…, views, samples); give them as waves. Overwrites `rows`."""
         low = None
         if self.tail is not None:
-            low = self._binned(rows[:, detector]) @ self.tail
-        spectra = scipy.fft.fft(rows, axis=1, overwrite_x=True)
-        spectra *= self.gains
+            low = self._binned(rows[..., detector]) @ self.tail
+        spectra = scipy.fft.fft(rows, axis=-1, overwrite_x=True)
+        spectra *= self.gains[views]
         if low is not None:
-            spectra[:, self.low] += low * self.low_gains
+            spectra[..., self.low] += low * self.low_gains[views]
         return spectra
 
-    def transpose(self, spectra: NDArray[np.complex64], detector: slice) -> NDArray[np.complex64]:
-        """Apply the transpose; give the detector's part (views, columns)."""
+    def transpose(
+        self, spectra: NDArray[np.complex64], detector: slice, views: slice = slice(None)
+    ) -> NDArray[np.complex64]:
+        """Apply the transpose; give the detector's part (…, views, columns)."""
         low = None
         if self.tail is not None:
-            low = (spectra[:, self.low] * np.conj(self.low_gains)) @ np.conj(self.tail.T)
-        spectra *= np.conj(self.gains)
-        rows = scipy.fft.ifft(spectra, axis=1, norm="forward", overwrite_x=True)[:, detector]
+            low = (spectra[..., self.low] * np.conj(self.low_gains[views])) @ np.conj(self.tail.T)
+        spectra *= np.conj(self.gains[views])
+        rows = scipy.fft.ifft(spectra, axis=-1, norm="forward", overwrite_x=True)[..., detector]
         if low is not None:
-            rows += np.repeat(low, self.bin, axis=1)[:, : rows.shape[1]]
+            rows += np.repeat(low, self.bin, axis=-1)[..., : rows.shape[-1]]
         return rows
 
     def _binned(self, views: NDArray[np.complex64]) -> NDArray[np.complex64]:
-        whole = views.shape[1] // self.bin
-        out = np.zeros((len(views), self.bins), np.complex64)
-        inner = views[:, : whole * self.bin].reshape(len(views), whole, self.bin)
-        np.einsum("vbi->vb", inner, out=out[:, :whole])
+        whole = views.shape[-1] // self.bin
+        out = np.zeros((*views.shape[:-1], self.bins), np.complex64)
+        inner = views[..., : whole * self.bin].reshape(*views.shape[:-1], whole, self.bin)
+        np.einsum("...bi->...b", inner, out=out[..., :whole])
         if whole < self.bins:
-            out[:, whole] = views[:, whole * self.bin :].sum(axis=1)
+            out[..., whole] = views[..., whole * self.bin :].sum(axis=-1)
         return out
 
 
-class Worker:
-    """One thread's plans and buffers, for one or two slices at a time."""
-
-    def __init__(self, lines: Lines):
-        self.lines = lines
-        self._gridding = Gridding(lines.points, lines.size)
-        self._rows = np.zeros((lines.views, lines.samples), np.complex64)
-
-    def _padded(self, views: NDArray[np.float32]) -> NDArray[np.complex64]:
-        """Lay one or two real sinograms into complex lines with nothing beside them."""
-        rows, detector = self._rows, self.lines.detector
-        rows[:, : detector.start] = 0
-        rows[:, detector.stop :] = 0
-        rows.real[:, detector] = views[0]
-        rows.imag[:, detector] = views[1] if len(views) == 2 else 0
-        return rows
-
-    def forward(self, images: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Project slices (y, x) on the detector (view, column)."""
-        rows = self._from_images(images, PAIR_TOLERANCE)
-        rows *= np.conj(self.lines.phase)
-        rows = scipy.fft.ifft(rows, axis=1, norm="forward", overwrite_x=True)
-        _unpack(rows[:, self.lines.detector], out)
-
-    def adjoint(self, views: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Back-project (view, column), unfiltered and unweighted: the transpose of the above."""
-        waves = scipy.fft.fft(self._padded(views), axis=1, overwrite_x=True)
-        waves *= self.lines.phase
-        self._gridding.to_images(waves.reshape(-1), out, PAIR_TOLERANCE)
-
-    def filtered(
-        self, views: NDArray[np.float32], out: NDArray[np.float32], filtering: Filter
-    ) -> None:
-        """Reconstruct slices by filtered back-projection."""
-        waves = filtering.apply(self._padded(views), self.lines.detector)
-        # The mean of each view is the same everywhere: added at the end, it is exact, and the
-        # kernel, which an even width makes lopsided just there, leaks nothing of it.
-        level = waves[:, 0].sum()
-        waves[:, 0] = 0
-        self._gridding.to_images(waves.reshape(-1), out, FBP_TOLERANCE)
-        for image, part in zip(out, (level.real, level.imag), strict=False):
-            image += part
-
-    def filtered_transpose(
-        self, images: NDArray[np.float32], out: NDArray[np.float32], filtering: Filter
-    ) -> None:
-        """Apply the transpose of `filtered`: what its gradient needs."""
-        waves = self._from_images(images, FBP_TOLERANCE)
-        sums = [image.sum() for image in images]
-        waves[:, 0] = sums[0] + 1j * (sums[1] if len(sums) == 2 else 0)
-        _unpack(filtering.transpose(waves, self.lines.detector), out)
-
-    def _from_images(self, images: NDArray, tolerance: float) -> NDArray[np.complex64]:
-        self._gridding.from_images(images, self._rows.reshape(-1), tolerance)
-        return self._rows
+# Free to be used by any thread of the process, for any geometry.
+_scratches: list[Scratch] = []
 
 
 class NufftEngine:
-    """Batches of slices on the CPU, in pairs (2k, 2k + 1), each on one thread.
+    """Batches of slices on the CPU, in pairs (2k, 2k + 1), a few of them side by side.
 
     Parameters
     ----------
     lines
         The geometry.
     threads
-        Pairs worked on at once. Does not change the result.
+        Blocks of slices worked on at once. Does not change the result.
     """
 
     def __init__(self, lines: Lines, threads: int = 1):
         self.lines, self.threads = lines, threads
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for _ in range(threads):
-            self._idle.put(Worker(lines))
+
+    @cached_property
+    def _coarse(self) -> Gridding:
+        return Gridding(self.lines.points(), self.lines.size, FBP_WIDTH)
+
+    @cached_property
+    def _fine(self) -> Gridding:
+        return Gridding(self.lines.points(), self.lines.size, PAIR_WIDTH)
 
     def filtered(self, views: NDArray, filtering: Filter) -> NDArray[np.float32]:
         """Reconstruct (slice, view, column) → (slice, y, x) by filtered back-projection."""
-        return self._in_pairs(views, self._image, lambda w, a, b: w.filtered(a, b, filtering))
+        gridding = self._coarse
+
+        def work(block: NDArray, out: NDArray, scratch: Scratch) -> None:
+            waves, means = self._filtered_waves(block, filtering, scratch)
+            gridding.to_images(_flat(waves), out, scratch)
+            out += means[: len(out), None, None]
+
+        return self._in_blocks(views, self._image, work)
 
     def filtered_transpose(self, images: NDArray, filtering: Filter) -> NDArray[np.float32]:
-        """Apply the transpose of `filtered`."""
-        return self._in_pairs(
-            images, self._sinogram, lambda w, a, b: w.filtered_transpose(a, b, filtering)
-        )
+        """Apply the transpose of `filtered`: what its gradient needs."""
+        gridding = self._coarse
+
+        def work(block: NDArray, out: NDArray, scratch: Scratch) -> None:
+            waves = self._waves(block, scratch)
+            gridding.from_images(block, _flat(waves), scratch)
+            sums = np.zeros(2 * waves.shape[2], np.float32)
+            sums[: len(block)] = [image.sum() for image in block]
+            waves[:, 0] = sums.view(np.complex64)
+            for some, spectra in self._by_views(waves, scratch):
+                rows = filtering.transpose(spectra, self.lines.detector, some)
+                _unpack(rows, out[:, some])
+
+        return self._in_blocks(images, self._sinogram, work)
 
     def forward(self, images: NDArray) -> NDArray[np.float32]:
         """Integrate along the rays, (slice, y, x) → (slice, view, column)."""
-        return self._in_pairs(images, self._sinogram, Worker.forward)
+        gridding = self._fine
+
+        def work(block: NDArray, out: NDArray, scratch: Scratch) -> None:
+            waves = self._waves(block, scratch)
+            gridding.from_images(block, _flat(waves), scratch)
+            for some, spectra in self._by_views(waves, scratch):
+                spectra *= np.conj(self.lines.phase[some])
+                rows = scipy.fft.ifft(spectra, axis=-1, norm="forward", overwrite_x=True)
+                _unpack(rows[:, :, self.lines.detector], out[:, some])
+
+        return self._in_blocks(images, self._sinogram, work)
 
     def adjoint(self, views: NDArray) -> NDArray[np.float32]:
-        """Apply the transpose of `forward`."""
-        return self._in_pairs(views, self._image, Worker.adjoint)
+        """Back-project (slice, view, column), unfiltered: the transpose of `forward`."""
+        gridding = self._fine
+
+        def work(block: NDArray, out: NDArray, scratch: Scratch) -> None:
+            waves = self._waves(block, scratch)
+            for some, rows in self._padded(block, scratch):
+                spectra = scipy.fft.fft(rows, axis=-1, overwrite_x=True)
+                spectra *= self.lines.phase[some]
+                waves[some] = spectra.transpose(1, 2, 0)
+            gridding.to_images(_flat(waves), out, scratch)
+
+        return self._in_blocks(views, self._image, work)
 
     @property
     def _sinogram(self) -> tuple[int, int]:
@@ -249,25 +248,73 @@ class NufftEngine:
     def _image(self) -> tuple[int, int]:
         return self.lines.size, self.lines.size
 
-    def _in_pairs(
+    def _waves(self, block: NDArray, scratch: Scratch) -> NDArray[np.complex64]:
+        """Hold the waves of a block's pairs, (view, sample, pair): side by side for gridding."""
+        pairs = 1
+        while 2 * pairs < len(block):
+            pairs *= 2
+        return scratch.array("waves", self.lines.views, self.lines.samples, pairs)
+
+    def _filtered_waves(
+        self, block: NDArray[np.float32], filtering: Filter, scratch: Scratch
+    ) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """Give the waves of filtered sinograms, and the mean of each slice, which they lack.
+
+        The mean of a view is the same everywhere in the slice: added at the end, it is exact.
+        """
+        waves = self._waves(block, scratch)
+        means = np.empty((waves.shape[2], self.lines.views), np.complex64)
+        for some, rows in self._padded(block, scratch):
+            spectra = filtering.apply(rows, self.lines.detector, some)
+            means[:, some] = spectra[:, :, 0]
+            spectra[:, :, 0] = 0
+            waves[some] = spectra.transpose(1, 2, 0)
+        return waves, np.array([pair.sum() for pair in means]).view(np.float32)
+
+    def _padded(
+        self, block: NDArray[np.float32], scratch: Scratch
+    ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
+        """Lay sinograms into complex lines (pair, view, sample), a few views at a time."""
+        lines, pairs = self.lines, self._waves(block, scratch).shape[2]
+        for some in _some_views(lines.views):
+            rows = scratch.array("rows", pairs, some.stop - some.start, lines.samples)
+            rows[:] = 0
+            rows.real[: len(block[0::2]), :, lines.detector] = block[0::2, some]
+            rows.imag[: len(block[1::2]), :, lines.detector] = block[1::2, some]
+            yield some, rows
+
+    def _by_views(
+        self, waves: NDArray[np.complex64], scratch: Scratch
+    ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
+        """Give copies of the waves as lines (pair, view, sample), a few views at a time."""
+        for some in _some_views(self.lines.views):
+            part = waves[some].transpose(2, 0, 1)
+            rows = scratch.array("rows", *part.shape)
+            rows[:] = part
+            yield some, rows
+
+    def _in_blocks(
         self,
         batch: NDArray,
         shape: tuple[int, int],
-        operator: Callable[[Worker, NDArray, NDArray], None],
+        operator: Callable[[NDArray, NDArray, Scratch], None],
     ) -> NDArray[np.float32]:
         out = np.empty((len(batch), *shape), np.float32)
 
         def work(first: int) -> None:
-            worker = self._idle.get()
             try:
-                pair, spoilt = mended(batch[first : first + 2])
-                found = out[first : first + 2]
-                operator(worker, pair, found)
+                scratch = _scratches.pop()
+            except IndexError:
+                scratch = Scratch()
+            try:
+                block, spoilt = mended(batch[first : first + 2 * PAIRS])
+                found = out[first : first + 2 * PAIRS]
+                operator(block, found, scratch)
                 found[spoilt] = np.nan
             finally:
-                self._idle.put(worker)
+                _scratches.append(scratch)
 
-        firsts = range(0, len(batch), 2)
+        firsts = range(0, len(batch), 2 * PAIRS)
         if self.threads == 1 or len(firsts) == 1:
             for first in firsts:
                 work(first)
@@ -277,26 +324,36 @@ class NufftEngine:
         return out
 
 
-def mended(pair: NDArray) -> tuple[NDArray[np.float32], list[int]]:
-    """Make slices fit to be packed: one bad number would spread over both.
+def mended(block: NDArray) -> tuple[NDArray[np.float32], list[int]]:
+    """Make slices fit to be packed: one bad number would spread over both of a pair.
 
     Returns
     -------
-    pair
+    block
         float32; a slice with a NaN or an infinity is zeros.
     spoilt
         Which of them had one.
     """
-    pair = np.asarray(pair, np.float32)
+    block = np.asarray(block, np.float32)
     # A sum is not finite where one term is not, and costs one quick pass.
-    doubtful = [i for i, part in enumerate(pair) if not np.isfinite(part.sum())]
-    spoilt = [i for i in doubtful if not np.isfinite(pair[i]).all()]
+    doubtful = [i for i, part in enumerate(block) if not np.isfinite(part.sum())]
+    spoilt = [i for i in doubtful if not np.isfinite(block[i]).all()]
     if spoilt:
-        pair = pair.copy()
-        pair[spoilt] = 0
-    return pair, spoilt
+        block = block.copy()
+        block[spoilt] = 0
+    return block, spoilt
+
+
+def _flat(waves: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    return waves.reshape(-1, waves.shape[2])
+
+
+def _some_views(views: int) -> Iterator[slice]:
+    for first in range(0, views, VIEWS):
+        yield slice(first, min(first + VIEWS, views))
 
 
 def _unpack(packed: NDArray[np.complex64], out: NDArray[np.float32]) -> None:
-    for image, part in zip(out, (packed.real, packed.imag), strict=False):
-        image[:] = part
+    """Take real slices out of pairs: (pair, …) → (slice, …)."""
+    out[0::2] = packed.real[: len(out[0::2])]
+    out[1::2] = packed.imag[: len(out[1::2])]

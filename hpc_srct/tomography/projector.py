@@ -1,6 +1,6 @@
 """The projector: filtered back-projection, forward projection and its adjoint, in batches.
 
-One interface, two engines: FINUFFT on the CPU (`nufft`), a sparse gridding matrix in torch on
+One interface, two engines: numba on the CPU (`nufft`), a sparse gridding matrix in torch on
 CUDA (`sparse_gridding`). Two real slices ride in one complex transform, in fixed pairs
 (2k, 2k + 1) of the batch.
 """
@@ -17,7 +17,7 @@ from hpc_srct.errors import InputError
 from hpc_srct.tomography.geometry import checked_angles, view_weights
 from hpc_srct.tomography.nufft import Filter, Lines, NufftEngine
 
-ENGINES = ("finufft", "torch")
+ENGINES = ("numba", "torch")
 
 
 class Projector:
@@ -37,17 +37,17 @@ class Projector:
     size
         Pixels on a side of the slice, whose middle is the axis; default `columns`.
     threads
-        Pairs worked on at once by FINUFFT. Does not change the result.
+        Blocks of eight slices that numba works on at once. Does not change the result.
     device
         Where the work is done, in torch's words; default the CPU.
     engine
-        ``finufft`` or ``torch``; default FINUFFT on the CPU, torch elsewhere.
+        ``numba`` or ``torch``; default numba on the CPU, torch elsewhere.
 
     Raises
     ------
     InputError
         Angles that are not finite numbers, sizes that make no image, an unknown engine, or
-        FINUFFT asked for on a device that is not the CPU.
+        numba asked for on a device that is not the CPU.
 
     Notes
     -----
@@ -85,10 +85,10 @@ class Projector:
                 f"(0 to {self.columns - 1})."
             )
         on_cpu = str(device) == "cpu"
-        self.engine = engine or ("finufft" if on_cpu else "torch")
-        if self.engine not in ENGINES or (self.engine == "finufft" and not on_cpu):
+        self.engine = engine or ("numba" if on_cpu else "torch")
+        if self.engine not in ENGINES or (self.engine == "numba" and not on_cpu):
             raise InputError(
-                f"projector engine '{engine}' on {device}: expected finufft (on cpu) or torch."
+                f"projector engine '{engine}' on {device}: expected numba (on cpu) or torch."
             )
         self.weights = view_weights(self.angles)
         self._lines = Lines(self.angles, self.columns, self.centre, self.size)
@@ -154,10 +154,10 @@ class Projector:
             )
         if batch.ndim == 2:
             return self._apply(batch[None], shape, operator, transpose)[0]
-        if isinstance(batch, np.ndarray) and self.engine == "finufft":
+        if isinstance(batch, np.ndarray) and self.engine == "numba":
             return operator(batch)
         from hpc_srct.tomography.autograd import apply_linear, as_tensor
 
         if isinstance(batch, np.ndarray):
             return operator(as_tensor(batch)).cpu().numpy()
-        return apply_linear(batch, operator, transpose, through_numpy=self.engine == "finufft")
+        return apply_linear(batch, operator, transpose, through_numpy=self.engine == "numba")

@@ -8,7 +8,6 @@ forward projector's interpolation. The same code runs on CPU and CUDA.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 
@@ -16,27 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpc_srct.tomography.gridding import grid_size
+from hpc_srct.tomography.gridding import (
+    FBP_WIDTH,
+    PAIR_WIDTH,
+    correction,
+    grid_size,
+    kernel_shape,
+)
 from hpc_srct.tomography.nufft import Filter, Lines
 
-# Neighbours of a sample along each axis. Errors about 3e-3 and 5e-5: as with FINUFFT, little
-# for an FBP, and less for the pair of operators, which are used inside iterations.
-FBP_WIDTH, PAIR_WIDTH = 4, 7
 # Pairs of slices in one block: a matrix entry is read once for all of them.
 PAIRS_AT_ONCE = 8
 
 
-def kernel_shape(width: int, upsampling: float) -> float:
-    """Give the Kaiser-Bessel shape β that suits a width (Beatty, Nishimura and Pauly 2005)."""
-    return math.pi * math.sqrt((width / upsampling * (upsampling - 0.5)) ** 2 - 0.8)
-
-
-def kaiser_bessel(distance: Tensor, width: int, beta: float) -> Tensor:
-    """Evaluate the kernel at distances (grid steps), 1 in the middle, 0 from width/2 on."""
-    inside = (1 - (2 * distance / width) ** 2).clamp(min=0)
-    values = torch.special.i0(beta * inside.sqrt()) / math.exp(beta)
-    peak = float(torch.special.i0(torch.tensor(beta, dtype=torch.float64))) / math.exp(beta)
-    return torch.where(distance.abs() < width / 2, values / peak, torch.zeros_like(values))
+def kernel(distance: Tensor, width: int) -> Tensor:
+    """Evaluate `gridding.kernel` on the device."""
+    beta = kernel_shape(width)
+    inside = (1 - (2 * distance / width) ** 2).clamp(min=0).sqrt()
+    return (torch.special.i0(beta * inside) - 1) / (float(np.i0(beta)) - 1)
 
 
 class _Matrix:
@@ -51,26 +47,22 @@ class _Matrix:
     def __init__(self, lines: Lines, width: int, device: torch.device):
         self._lines, self._width, self._device = lines, width, device
         self.grid = grid_size(lines.size)
-        self._beta = kernel_shape(width, self.grid / lines.size)
         self._matrices: dict[str, Tensor] = {}
-        entries = len(lines.points[0]) * width**2
+        entries = lines.views * lines.samples * width**2
         self._integer = torch.int32 if max(entries, self.grid**2) < 2**31 else torch.int64
-        pixels = torch.arange(lines.size, dtype=torch.float64) - lines.size // 2
-        steps = 64 * width
-        distance = (torch.arange(steps, dtype=torch.float64) + 0.5) / 64 - width / 2
-        values = kaiser_bessel(distance, width, self._beta) / 64
-        waves = torch.cos(torch.outer(pixels, distance) * (2 * math.pi / self.grid))
-        self.correction = (1 / (waves @ values)).float().to(device)
+        self.correction = torch.from_numpy(correction(lines.size, width)).to(device)
 
     def _neighbours(self) -> tuple[Tensor, Tensor]:
         """Give each sample's grid points and their weights, (samples, width²)."""
         axes = []
         offsets = torch.arange(self._width, device=self._device)
-        for points in self._lines.points:
-            place = torch.from_numpy(points).to(self._device) * (self.grid / (2 * math.pi))
-            first = torch.ceil(place - self._width / 2)
-            near = first[:, None] + offsets
-            weight = kaiser_bessel(place[:, None] - near, self._width, self._beta)
+        for points in self._lines.points():
+            # Where a sample lies within a step needs more digits than float32 has.
+            begin = points.ravel() * (self.grid / (2 * np.pi)) - self._width / 2
+            first = np.ceil(begin)
+            ahead = torch.from_numpy((first - begin).astype(np.float32)).to(self._device)
+            weight = kernel(ahead[:, None] + offsets - self._width / 2, self._width)
+            near = torch.from_numpy(first.astype(np.int32)).to(self._device)[:, None] + offsets
             axes.append((near.to(self._integer) % self.grid, weight))
         (rows, row_weights), (columns, column_weights) = axes
         index = rows[:, :, None] * self.grid + columns[:, None, :]

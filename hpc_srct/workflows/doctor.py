@@ -208,7 +208,7 @@ def examine() -> list[Check]:
         _deepspeed,
         _mpi,
         _hdf5,
-        lambda: _package("finufft", "reconstruction needs it"),
+        lambda: _package("numba", "reconstruction needs it"),
         lambda: _package("scikit-image", "metrics need it"),
         lambda: _package("submitit", "sweeps need it"),
         _slurm,

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SCRIPT = """
 import sys
-for name in ("torch", "deepspeed", "mpi4py", "h5py", "scipy", "skimage", "finufft", "matplotlib"):
+for name in ("torch", "deepspeed", "mpi4py", "h5py", "scipy", "skimage", "numba", "matplotlib"):
     sys.modules[name] = None  # importing it fails
 from hpc_srct.settings.site import load_site
 from hpc_srct.sweeps import Sweep

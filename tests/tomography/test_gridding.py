@@ -6,37 +6,58 @@ import scipy.fft
 
 from benchmarks import phantom
 from hpc_srct.tomography.filters import ramp_kernel
-from hpc_srct.tomography.gridding import Gridding, fast_even, off_the_grid
+from hpc_srct.tomography.gridding import FBP_WIDTH, PAIR_WIDTH, Gridding, Scratch, fast_even
 from hpc_srct.tomography.nufft import Filter, Lines
 
 
-@pytest.mark.parametrize("size", [20, 33])
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
-def test_sums_of_waves_are_direct_sums(size, tolerance):
+@pytest.mark.parametrize("size", [20, 33, 70])
+@pytest.mark.parametrize("width, tolerance", [(FBP_WIDTH, 1e-2), (PAIR_WIDTH, 2e-4)])
+def test_sums_of_waves_are_direct_sums(size, width, tolerance):
     rng = np.random.default_rng(0)
-    a, b = rng.uniform(-np.pi, np.pi, (2, 60)).astype(np.float32)
+    a, b = rng.uniform(-np.pi, np.pi, (2, 60))
     a[:5], b[3:8] = 0, 0  # on the grid's lines
-    c = (rng.standard_normal(60) + 1j * rng.standard_normal(60)).astype(np.complex64)
-    found = np.empty((2, size, size), np.float32)
-    Gridding(off_the_grid((a, b), size), size).to_images(c, found, tolerance)
+    a[8:10], b[9:11] = np.pi - 1e-9, 1e-9 - np.pi  # at the grid's ends
+    c = (rng.standard_normal((60, 2)) + 1j * rng.standard_normal((60, 2))).astype(np.complex64)
+    found = np.empty((4, size, size), np.float32)
+    Gridding((a, b), size, width).to_images(c, found, Scratch())
     m = np.arange(size) - size // 2
-    exact = np.einsum("p,pm,pn->mn", c, np.exp(1j * np.outer(a, m)), np.exp(1j * np.outer(b, m)))
-    scale = np.linalg.norm(c) * size
-    assert np.linalg.norm(found[0] + 1j * found[1] - exact) < 5 * tolerance * scale
+    waves = np.exp(1j * np.outer(a, m)), np.exp(1j * np.outer(b, m))
+    exact = np.einsum("pk,pm,pn->kmn", c, *waves)
+    packed = found[0::2] + 1j * found[1::2]
+    for k in range(2):
+        scale = np.linalg.norm(c[:, k]) * size
+        assert np.linalg.norm(packed[k] - exact[k]) < tolerance * scale
 
 
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-4])
-def test_from_images_is_the_transpose_to_rounding(tolerance):
+@pytest.mark.parametrize("pairs", [1, 2, 4])
+@pytest.mark.parametrize("width", [FBP_WIDTH, PAIR_WIDTH])
+def test_from_images_is_the_transpose_to_rounding(pairs, width):
     rng = np.random.default_rng(1)
-    a, b = rng.uniform(-np.pi, np.pi, (2, 300)).astype(np.float32)
-    gridding = Gridding((a, b), 24)
-    c = (rng.standard_normal(300) + 1j * rng.standard_normal(300)).astype(np.complex64)
-    images = rng.standard_normal((2, 24, 24)).astype(np.float32)
-    there, back = np.empty((2, 24, 24), np.float32), np.empty(300, np.complex64)
-    gridding.to_images(c, there, tolerance)
-    gridding.from_images(images, back, tolerance)
-    left = np.vdot(images[0] + 1j * images[1], there[0] + 1j * there[1])
-    assert abs(left - np.vdot(back, c)) < 1e-5 * np.linalg.norm(images) * np.linalg.norm(there)
+    gridding, scratch = Gridding(tuple(rng.uniform(-np.pi, np.pi, (2, 300))), 24, width), Scratch()
+    c = rng.standard_normal((300, 2 * pairs)).astype(np.float32).view(np.complex64)
+    images = rng.standard_normal((2 * pairs, 24, 24)).astype(np.float32)
+    there, back = np.empty_like(images), np.empty_like(c)
+    gridding.to_images(c, there, scratch)
+    gridding.from_images(images, back, scratch)
+    for k in range(pairs):
+        (x, y), (u, v) = images[2 * k : 2 * k + 2], there[2 * k : 2 * k + 2]
+        error = np.vdot(x + 1j * y, u + 1j * v) - np.vdot(back[:, k], c[:, k])
+        assert abs(error) < 1e-5 * np.linalg.norm(x + 1j * y) * np.linalg.norm(u + 1j * v)
+
+
+def test_side_by_side_or_alone_the_bits_are_the_same():
+    rng = np.random.default_rng(2)
+    gridding, scratch = Gridding(tuple(rng.uniform(-np.pi, np.pi, (2, 500))), 41, 4), Scratch()
+    c = rng.standard_normal((500, 8)).astype(np.float32).view(np.complex64)
+    together, waves = np.empty((8, 41, 41), np.float32), np.empty_like(c)
+    gridding.to_images(c, together, scratch)
+    gridding.from_images(together, waves, scratch)
+    for k in range(4):
+        alone, back = np.empty((2, 41, 41), np.float32), np.empty((500, 1), np.complex64)
+        gridding.to_images(np.ascontiguousarray(c[:, k : k + 1]), alone, scratch)
+        np.testing.assert_array_equal(alone, together[2 * k : 2 * k + 2])
+        gridding.from_images(alone, back, scratch)
+        np.testing.assert_array_equal(back[:, 0], waves[:, k])
 
 
 def test_even_lengths_are_quick():

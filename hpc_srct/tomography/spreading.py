@@ -1,0 +1,141 @@
+"""Spreading samples on a grid and interpolating them from it, for several slices at once.
+
+The inner loops of `gridding`, compiled by numba when first called and kept on disk. What
+depends on a sample alone (its place, its weights) is worked out once for all the slices that
+lie side by side in `lanes`: a weight is multiplied with all of them in one vector instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+# A place within a grid step is a 16-bit number; its upper bits choose a line of the table of
+# weights, between that and the next the lower ones interpolate.
+STEPS = 1 << 16
+TABLE = 1 << 10
+_SHIFT, _REST = 6, 63
+_PART = np.float32(1 / 64)
+
+
+def _jit(function: Callable[..., Any], **more: str) -> Callable[..., Any]:
+    options = {"nogil": True, "error_model": "numpy", **more}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder to keep compiled code in
+        return numba.njit(**options)(function)
+
+
+@intrinsic
+def _add_scaled(typing, lanes, target, at, weight, source, start):  # type: ignore[no-untyped-def]
+    """Do target[at : at + n] += weight · source[start : start + n] as one vector, n = len(lanes).
+
+    LLVM does not make vectors of a loop this short by itself.
+    """
+    vector = ir.VectorType(ir.FloatType(), lanes.count)
+    signature = types.void(lanes, target, types.intp, types.float32, source, types.intp)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        def pointer(array: int, place: int) -> Any:
+            make = context.make_array(signature.args[array])
+            data = make(context, builder, arguments[array]).data
+            return builder.bitcast(builder.gep(data, [arguments[place]]), vector.as_pointer())
+
+        to, of = pointer(1, 2), pointer(4, 5)
+        any_value = ir.Constant(vector, ir.Undefined)
+        first = ir.Constant(ir.IntType(32), 0)
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes.count), [0] * lanes.count)
+        one = builder.insert_element(any_value, arguments[3], first)
+        weights = builder.shuffle_vector(one, any_value, everywhere)
+        product = builder.fmul(weights, builder.load(of, align=4), flags=["contract"])
+        total = builder.fadd(builder.load(to, align=4), product, flags=["contract"])
+        builder.store(total, to, align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@partial(_jit, inline="always")
+def _weigh(step, table, width, weights):  # type: ignore[no-untyped-def]
+    row = (np.intp(step) >> _SHIFT) * width
+    part = np.float32(step & _REST) * _PART
+    for k in range(width):
+        here, there = table[row + k], table[row + width + k]
+        weights[k] = here + part * (there - here)
+
+
+@_jit
+def spread(lanes, samples, sources, places, down, along, table, width, stride, grid):  # type: ignore[no-untyped-def]
+    """Add samples to a strip of the grid.
+
+    Parameters
+    ----------
+    lanes
+        A tuple, whose length is the number of floats of one sample: part of its type, so that
+        each is compiled for itself.
+    samples
+        (all samples × lanes,) float32.
+    sources
+        (points,), which sample.
+    places
+        (points,), the strip's point (row × stride + column) of the first neighbour.
+    down, along
+        (points,) uint16, how far the first neighbour is from where the kernel begins.
+    table
+        ((TABLE + 1) × width,) float32, the weights of the neighbours.
+    width
+        Neighbours along each axis.
+    stride
+        Points in a row of the strip.
+    grid
+        (rows × stride × lanes,) float32, added to.
+    """
+    n = len(lanes)
+    across = np.empty(width, np.float32)
+    upright = np.empty(width, np.float32)
+    for i in range(len(sources)):
+        sample = np.intp(sources[i]) * n
+        point = np.intp(places[i]) * n
+        _weigh(along[i], table, width, across)
+        _weigh(down[i], table, width, upright)
+        for b in range(width):
+            for a in range(width):
+                _add_scaled(lanes, grid, point + a * n, upright[b] * across[a], samples, sample)
+            point += stride * n
+
+
+@_jit
+def interpolate(lanes, samples, sources, places, down, along, table, width, stride, grid):  # type: ignore[no-untyped-def]
+    """Set samples to what lies there on the grid: the transpose of `spread`, term by term."""
+    n = len(lanes)
+    across = np.empty(width, np.float32)
+    upright = np.empty(width, np.float32)
+    total = np.empty(n, np.float32)
+    for i in range(len(sources)):
+        point = np.intp(places[i]) * n
+        _weigh(along[i], table, width, across)
+        _weigh(down[i], table, width, upright)
+        total[:] = 0
+        for b in range(width):
+            for a in range(width):
+                weight = upright[b] * across[a]
+                _add_scaled(lanes, total, 0, weight, grid, point + a * n)
+            point += stride * n
+        sample = np.intp(sources[i]) * n
+        for k in range(n):
+            samples[sample + k] = total[k]
+
+
+def weights_table(kernel: Callable[[NDArray[np.float64]], NDArray], width: int) -> NDArray:
+    """Sample a kernel of a `width` for `spread`: line i is for a first neighbour i/TABLE in."""
+    inside = np.arange(TABLE + 1) / TABLE
+    distance = inside[:, None] + np.arange(width) - width / 2
+    return kernel(distance).astype(np.float32).ravel()

@@ -42,14 +42,18 @@ def is_complete(folder: Path) -> bool:
 
 
 def progress(folder: Path) -> int:
-    """Measure how far the work in a folder is: steps saved, or shards that are whole."""
-    checkpoints, shards = folder / "checkpoints", folder / "shards"
+    """Measure how far the work in a folder is: steps saved, or shards that are whole.
+
+    `srct enhance` of a raw scan reconstructs it first, into a store inside its output.
+    """
+    checkpoints = folder / "checkpoints"
     names = [path.name for path in checkpoints.glob("step-*")]
     pointer = checkpoints / "current"
     if pointer.is_file():
         names = [pointer.read_text().strip()]
     steps = [int(n.removeprefix("step-")) for n in names if n.removeprefix("step-").isdigit()]
-    return max(steps, default=0) + len(list(shards.glob("rows-*.h5")))
+    shards = [*folder.glob("shards/rows-*.h5"), *folder.glob("input/shards/rows-*.h5")]
+    return max(steps, default=0) + len(shards)
 
 
 def _record(folder: Path) -> Path:

@@ -8,6 +8,7 @@ import pytest
 
 from hpc_srct.errors import MachineError, Stopped
 from hpc_srct.sweeps import restarts, scheduler
+from hpc_srct.workflows.reconstruct import INPUT
 
 MAY = "JobId=7 JobState=RUNNING Requeue=1"
 
@@ -45,6 +46,22 @@ def test_progress_of_runs_and_of_stores(tmp_path):
     for name in ("rows-00000-00031.h5", "rows-00032-00063.h5", ".rows-00064-00095.h5.9.part"):
         (shards / name).touch()
     assert restarts.progress(tmp_path / "store") == 2
+
+
+def test_a_scan_that_is_reconstructed_before_it_is_enhanced_is_progress(tmp_path):
+    out = tmp_path / "out"
+    shards = out / INPUT / "shards"
+    shards.mkdir(parents=True)
+    for restart in range(4):
+        life(out, restart)
+        (shards / f"rows-{32 * restart:05d}-{32 * restart + 31:05d}.h5").touch()
+    assert restarts.progress(out) == 4
+    # Then the other half of the work, over the input that is whole.
+    (out / "shards").mkdir()
+    (out / "shards" / "rows-00000-00031.h5").touch()
+    life(out, 4)
+    with pytest.raises(MachineError, match="no progress"):
+        life(out, 5)
 
 
 @pytest.mark.parametrize("code", [75, 128 + 12, 128 + 15])

@@ -11,7 +11,8 @@ if [[ ${1:-} =~ ^[0-9]+$ ]]; then
     count=$1
     shift
 else
-    count=$(nproc)
+    # Told how many threads a rank may have, nproc would take that for the number of cores.
+    count=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 fi
 # The MPI that is installed with the package stands beside its Python.
 mpiexec=$("$python" -c 'import sys; print(sys.prefix)')/bin/mpiexec

@@ -148,17 +148,28 @@ def test_the_workstation_door_refuses_bad_settings_in_words(python, experiment):
     assert err.strip().endswith("did you mean 'epochs'?")
 
 
-def test_the_preprocessing_door_hands_on_its_words(python, tmp_path):
-    # A Python without an mpiexec beside it: the one on PATH is taken.
+@pytest.fixture
+def mpiexec(python, tmp_path) -> None:
+    """An mpiexec that says the number of ranks; none stands beside this Python."""
     mpiexec = tmp_path / "mpiexec"
     mpiexec.write_text('#!/bin/bash\n[[ $1 == -n ]] && echo "ranks $2" && shift 2 && exec "$@"\n')
     mpiexec.chmod(0o755)
     text = python.read_text().replace("*) exec", f"*) echo {shlex.quote(str(tmp_path))} ;; x) exec")
     python.write_text(text)
+
+
+def test_the_preprocessing_door_hands_on_its_words(python, mpiexec):
     words = [ROOT / "launch/preprocess.sh", HOSTILE, "a store", "3", "views=1/6"]
     out, err = start(python, words).communicate()
     assert out == "ranks 3\n", err
     assert asked(python) == ["-m", "hpc_srct", "preprocess", HOSTILE, "-o", "a store", "views=1/6"]
+
+
+@pytest.mark.parametrize("threads", ["1", "7"])
+def test_the_preprocessing_door_counts_cores_whatever_the_threads(python, mpiexec, threads):
+    words = [ROOT / "launch/preprocess.sh", "scan.h5", "store"]
+    out, err = start(python, words, OMP_NUM_THREADS=threads, OMP_THREAD_LIMIT=threads).communicate()
+    assert out == f"ranks {len(os.sched_getaffinity(0))}\n", err
 
 
 def test_the_notebook_example_is_short_and_runs(tmp_path, site_file, slurm):

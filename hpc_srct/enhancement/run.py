@@ -20,6 +20,7 @@ import torch
 import hpc_srct
 from hpc_srct import console
 from hpc_srct.enhancement.enhancer import Enhancer, chosen_device
+from hpc_srct.enhancement.fit import check_fit
 from hpc_srct.errors import InputError
 from hpc_srct.files import write_json
 from hpc_srct.models.files import NAME
@@ -136,29 +137,13 @@ def _work_through(
 
 
 def _check_input(store: SliceStore, name: str, enhancer: Enhancer) -> None:
-    if name not in store.names:
-        raise InputError(
-            f"{store.master}: no '{name}' inside, which {enhancer.source} was trained on;"
-            f" it has {', '.join(store.names)}."
-        )
-    wanted = enhancer.description.get("low_filter", store.low_filter)
-    if store.low_filter != wanted:
-        raise InputError(
-            f"{store.path}: its low-dose slices were filtered with {store.low_filter};"
-            f" {enhancer.source} was trained on {wanted}.\nPreprocess the scan with"
-            f" low_filter={wanted}."
-        )
+    check_fit(store, enhancer.description, enhancer.source)
     missing = store.missing(name)
     if len(missing):
         rows = store.rows[missing]
         raise InputError(
             f"{store.path}: {len(missing)} slices of '{name}' have no shard (rows {rows[0]} to"
             f" {rows[-1]}); run `srct preprocess` on it again, then go on."
-        )
-    if store.scale is None:
-        raise InputError(
-            f"{store.master}: /entry has no attribute 'scale'; make the store with"
-            " `srct preprocess`."
         )
 
 

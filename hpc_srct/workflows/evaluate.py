@@ -21,7 +21,7 @@ from rich.text import Text
 
 from hpc_srct import console
 from hpc_srct.enhancement import Enhancer
-from hpc_srct.errors import InputError
+from hpc_srct.enhancement.fit import check_fit
 from hpc_srct.evaluation import figures, metrics
 from hpc_srct.evaluation.metrics import Scores
 from hpc_srct.evaluation.tables import Entry, Table
@@ -129,10 +129,14 @@ def evaluate(
     Raises
     ------
     InputError
-        A run that has not ended, no stores to judge on, a store without a reference.
+        A run that has not ended, no stores to judge on, a store without a reference or with
+        slices that a network does not know.
     """
     found = open_runs(runs)
     data = judged_slices(found, store, roles, reference, slices)
+    for part in data:
+        for run in found:
+            check_fit(part.store, run.description, run.path)
     for sentence in leaks(found, data):
         console.warn(sentence)
     out = Path(out) if out is not None else found[0].folder / FOLDER
@@ -148,7 +152,6 @@ def evaluate(
             shown = _shown_slice(part)
             for run in found:
                 enhancer = Enhancer.from_file(run.model, precision, device)
-                _check_input(part, enhancer)
                 entries += _network_entries(part, run, enhancer, steps)
                 if run.method not in outputs and shown is not None:
                     low = part.store.read(enhancer.description.get("input", "low"), shown)
@@ -209,15 +212,6 @@ def _tuned(
     tuned = classical.tune(stores, reference)
     write_json(record, {"baselines": tuned.to_json(), "key": key})
     return tuned
-
-
-def _check_input(part: Judged, enhancer: Enhancer) -> None:
-    name = enhancer.description.get("input", "low")
-    if name not in part.store.names:
-        raise InputError(
-            f"{part.store.master}: no '{name}' inside, which {enhancer.source} was trained on; it"
-            f" has {', '.join(part.store.names)}."
-        )
 
 
 def _scored(image: np.ndarray, label: np.ndarray, mask: np.ndarray) -> Scores:

@@ -15,6 +15,7 @@ from hpc_srct.errors import InputError
 from hpc_srct.evaluation.metrics import Scores
 from hpc_srct.evaluation.tables import Column, Entry, Table
 from hpc_srct.models import build
+from hpc_srct.models.files import load_model, save_model
 from hpc_srct.workflows import evaluate as workflow
 from hpc_srct.workflows.baselines import NAMES, RAMP
 from hpc_srct.workflows.costs import costs_of
@@ -270,6 +271,23 @@ def test_a_lone_model_file_can_be_judged(make_run, test_store):
     found = evaluate([model], test_store, device="cpu")
     assert found.table.methods == [RAMP, "UNet (O0)"]
     assert (model.parent / "model" / "evaluation" / "test.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "message"),
+    [
+        ({"low_filter": "hann"}, "with ramp; .* trained on hann"),
+        ({"input": "splits/0"}, "no 'splits/0' inside"),
+    ],
+)
+def test_slices_that_a_network_does_not_know_are_refused(make_run, trained_on, message):
+    """At once: before the classical rows are tuned."""
+    runs = [make_run("a"), make_run("b", seed=1)]
+    module, description = load_model(runs[1])
+    save_model(module, description | trained_on, runs[1])
+    with pytest.raises(InputError, match=message):
+        evaluate(runs, device="cpu")
+    assert not (runs[0] / "evaluation").exists()
 
 
 def test_slices_without_a_number_are_left_out_and_named():

@@ -11,6 +11,9 @@ from hpc_srct.settings.base import Settings
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 
+FULL_SCALE = 65535  # counts that 16 bits hold
+NOISELESS = 40_000.0  # counts of the open beam in a scan without noise
+
 
 class SimulationSettings(Settings):
     """A raw scan: the object, the geometry, the beam, and what goes wrong.
@@ -56,7 +59,7 @@ class SimulationSettings(Settings):
         default=400, description="Bubbles of the foam in a stretch as high as it is wide."
     )
 
-    photons: Annotated[float, Field(gt=0)] | None = Field(
+    photons: Annotated[float, Field(gt=0, le=1e15)] | None = Field(
         default=1e4, description="Mean photons per pixel and view in the open beam; null: no noise."
     )
     counts_per_photon: Annotated[float, Field(gt=0)] | None = Field(
@@ -105,4 +108,11 @@ class SimulationSettings(Settings):
             raise ValueError("phase_contrast needs a detector_blur of 0.5 pixels, 1.5 samples")
         if abs(self.centre_offset) > self.size / 2:
             raise ValueError("centre_offset puts the axis off the detector")
+        # Where no gain is named, one is found that leaves room.
+        counts = (self.photons or NOISELESS) * (self.counts_per_photon or 0) + self.dark_current
+        if counts >= FULL_SCALE:
+            raise ValueError(
+                f"photons, counts_per_photon and dark_current give {counts:.0f} counts in the open"
+                f" beam, and 16 bits end at {FULL_SCALE}"
+            )
         return self

@@ -9,12 +9,10 @@ import numpy as np
 from scipy.ndimage import convolve1d
 from scipy.special import ndtr
 
-from hpc_srct.settings.simulation import SimulationSettings
+from hpc_srct.settings.simulation import FULL_SCALE, NOISELESS, SimulationSettings
 
 _PROFILE, _DETECTOR, _PROJECTIONS, _FLATS, _DARKS = range(10, 15)
-_FULL_SCALE = 65535
-# Counts of the open beam in a scan without noise.
-_NOISELESS = 40_000.0
+_DIMMEST = 0.02
 
 
 def transmission(integrals: np.ndarray, settings: SimulationSettings) -> np.ndarray:
@@ -68,14 +66,17 @@ class Beam:
     ----------
     counts_per_photon : float
         Gain that turns photons into counts.
+    clipped : int
+        Pixels so far that were too bright for 16 bits; those hit by a zinger do not count.
     """
 
     def __init__(self, settings: SimulationSettings):
         self._settings = settings
-        self.photons = settings.photons or _NOISELESS
-        room = (_FULL_SCALE - settings.dark_current) / 1.5
+        self.photons = settings.photons or NOISELESS
+        room = (FULL_SCALE - settings.dark_current) / 1.5
         automatic = min(1.0, room / self.photons)
         self.counts_per_photon = settings.counts_per_photon or automatic
+        self.clipped = 0
         self._profile = self._drawn_profile()
 
     def _random(self, purpose: int, row: int = 0) -> np.random.Generator:
@@ -90,6 +91,8 @@ class Beam:
         for waves in range(1, 5):
             phase = random.uniform(0, 2 * np.pi)
             profile += 0.1 * strength / waves * np.cos(np.pi * waves * u + phase)
+        # A steep one would fall below zero at its sides.
+        profile = np.maximum(profile, _DIMMEST)
         return profile / profile.mean()
 
     def frames(self, row: int, transmitted: np.ndarray) -> np.ndarray:
@@ -155,8 +158,9 @@ class Beam:
         counts = photons * self.counts_per_photon + settings.dark_current
         if noisy and settings.read_noise:
             counts += random.normal(0, settings.read_noise, counts.shape)
+        self.clipped += int(np.count_nonzero(counts >= FULL_SCALE + 0.5))
         return counts
 
 
 def _digitised(counts: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(counts), 0, _FULL_SCALE).astype(np.uint16)
+    return np.clip(np.rint(counts), 0, FULL_SCALE).astype(np.uint16)

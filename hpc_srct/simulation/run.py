@@ -12,7 +12,7 @@ import hpc_srct
 from hpc_srct import console
 from hpc_srct.files import refuse_to_overwrite
 from hpc_srct.hdf5 import hdf5_written_aside
-from hpc_srct.settings.simulation import SimulationSettings
+from hpc_srct.settings.simulation import FULL_SCALE, SimulationSettings
 from hpc_srct.simulation.beam import Beam, transmission
 from hpc_srct.simulation.phantoms import phantom
 from hpc_srct.simulation.shapes import line_integrals, pixel_means
@@ -77,6 +77,13 @@ def simulate_scan(settings: SimulationSettings, out: Path | str, progress: bool 
                     stack = np.stack([group(row) for row in rows], axis=1)
                     file[f"exchange/{name}"][:, here] = stack
             file.check()
+    if beam.clipped:
+        frames = settings.views + settings.flats + settings.darks
+        share = beam.clipped / (frames * settings.rows * settings.size)
+        console.warn(
+            f"{out}: {share:.2%} of the pixels are brighter than {FULL_SCALE} counts and were"
+            " clipped; choose a lower counts_per_photon."
+        )
 
 
 def simulate_row(settings: SimulationSettings, scene, beam: Beam, row: int):

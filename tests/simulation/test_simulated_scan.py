@@ -142,6 +142,28 @@ def test_beam_and_pixels_differ_and_flats_know_it():
     assert ratio.std() < 5e-4
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_steepest_beam_has_light_everywhere(seed):
+    """With a dome alone, or waves on it that add up, it fell below zero at a side."""
+    beam = Beam(settings(size=64, beam_profile=0.99, photons=1e4, read_noise=0, seed=seed))
+    light = beam.flats(0).mean(axis=0) - 100
+    assert 50 < light.min() < 3000
+    assert light.mean() == pytest.approx(1e4, rel=0.02)
+
+
+def test_pixels_that_are_too_bright_are_counted_and_told(tmp_path, capsys):
+    """The middle of a dome is brighter than its mean, for which there is room."""
+    about = {"photons": 6e4, "counts_per_photon": 1, "beam_profile": 0.5}
+    scan = simulated(tmp_path, **about)
+    frames = np.concatenate([scan[f"exchange/data{kind}"] for kind in ("", "_white", "_dark")])
+    share = (frames == 65535).mean()
+    assert share > 0.1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{share:.2%} of the pixels are brighter than 65535 counts" in said
+    simulated(tmp_path, "fits.h5", **about | {"photons": 1e4}, zingers=0.01)
+    assert "brighter" not in capsys.readouterr().err
+
+
 def test_rings_remain_after_flat_fielding():
     beam = Beam(settings(size=300, photons=None, views=50, rings=0.01))
     air = beam.frames(0, np.ones((50, 300))) / beam.flats(0).mean(axis=0)
@@ -322,6 +344,10 @@ except MachineError as error:
         ({"object_size": [0.9, 0.2]}, "object_size"),
         ({"phase_contrast": 3}, "detector_blur"),
         ({"centre_offset": 500}, "off the detector"),
+        ({"photons": 1e6, "counts_per_photon": 1}, "1000100 counts in the open beam.*65535"),
+        ({"photons": None, "counts_per_photon": 2}, "80100 counts"),
+        ({"dark_current": 70000}, "70000 counts"),
+        ({"photons": 1e20}, "photons"),
     ],
 )
 def test_settings_that_make_no_scan_are_refused(tree, words):

@@ -7,7 +7,7 @@ each axis is wanted: one axis is transformed, cut, and then the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,10 +85,11 @@ class Scratch:
 
 @dataclass(frozen=True)
 class _Order:
-    """Points in the order of the strips they fall in, and from left to right in each.
+    """Points in the order of the strips they fall in; in each as they were, along their lines.
 
-    `starts` says where each strip's begin; the rest is as `spreading.spread` takes it. A strip's
-    first row is `width` − 1 above those that it completes.
+    So both what is read and what is added to lie close to what was last. `starts` says where
+    each strip's begin; the rest is as `spreading.spread` takes it. A strip's first row is
+    `width` − 1 above those that it completes.
     """
 
     starts: NDArray[np.int64]
@@ -111,14 +112,15 @@ class Gridding:
     Parameters
     ----------
     points
-        Angular frequencies a along rows and b along columns, −π to π.
+        Angular frequencies a along rows and b along columns, −π to π, in pieces one after the
+        other.
     size
         Pixels on a side; m and n run from −(size // 2).
     width
         Neighbours of a sample along each axis of the grid.
     """
 
-    def __init__(self, points: tuple[NDArray, NDArray], size: int, width: int):
+    def __init__(self, points: Iterable[tuple[NDArray, NDArray]], size: int, width: int):
         from hpc_srct.tomography import spreading  # late: the torch engine does without numba
 
         self._compiled = spreading
@@ -136,28 +138,30 @@ class Gridding:
         )
         self._unused = slice(size - middle, self.grid - middle)
 
-    def _ordered(self, points: tuple[NDArray, NDArray]) -> _Order:
-        width, firsts, steps = self.width, [], []
-        for axis in points:
-            begin = axis.ravel() * (self.grid / (2 * np.pi)) - width / 2
-            first = np.ceil(begin)
-            step = np.rint((first - begin) * self._compiled.STEPS)
-            steps.append(np.minimum(step, self._compiled.STEPS - 1).astype(np.uint16))
-            firsts.append(first.astype(np.int32) % self.grid)
-        rows, columns = firsts
+    def _ordered(self, points: Iterable[tuple[NDArray, NDArray]]) -> _Order:
+        width, pieces = self.width, []
+        for piece in points:
+            firsts, steps = [], []
+            for axis in piece:
+                begin = axis * (self.grid / (2 * np.pi)) - width / 2
+                first = np.ceil(begin)
+                step = np.rint((first - begin) * self._compiled.STEPS)
+                steps.append(np.minimum(step, self._compiled.STEPS - 1).astype(np.uint16))
+                firsts.append(first.astype(np.int32) % self.grid)
+            pieces.append((*firsts, *steps))
+        rows, columns, down, along = map(np.concatenate, zip(*pieces, strict=True))
         # The grid is periodic: what begins at its last rows ends in its first ones. Such points
         # are taken twice, and what falls off either end is left there.
         sources = np.arange(len(rows), dtype=np.int32)
         twice = np.flatnonzero(rows > self.grid - width).astype(np.int32)
         sources = np.concatenate([sources, twice])
         rows = np.concatenate([rows, rows[twice] - self.grid]) + (width - 1)
-        strips = rows // STRIP
-        order = np.argsort(strips * self.grid + columns[sources])
+        strips = (rows // STRIP).astype(np.int16)
+        order = np.argsort(strips, kind="stable")
         sources, strips = sources[order], strips[order]
         places = (rows[order] % STRIP) * self._stride + columns[sources]
         starts = np.searchsorted(strips, np.arange(self._n_strips + 1))
-        down, along = steps[0][sources], steps[1][sources]
-        return _Order(starts, sources, places.astype(np.int32), down, along)
+        return _Order(starts, sources, places.astype(np.int32), down[sources], along[sources])
 
     def to_images(
         self, waves: NDArray[np.complex64], out: NDArray[np.float32], scratch: Scratch

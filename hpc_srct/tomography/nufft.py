@@ -26,7 +26,7 @@ from hpc_srct.tomography.gridding import (
 )
 
 # Views filtered together: few enough to stay in the processor's cache.
-VIEWS = 8
+VIEWS = 4
 
 # How finely the filter's far tail is followed: bins of the detector, and waves.
 TAIL_BINS, TAIL_WAVES = 128, 32
@@ -56,22 +56,28 @@ class Lines:
         least = 2 * columns if columns < TAIL_BINS else columns + 2
         self.samples = fast_even(int(np.ceil(max(reach, least))))
         self.margin = (self.samples - columns) // 2
-        self._angles, frequency = angles, np.fft.fftfreq(self.samples)
-        omega = 2 * np.pi * frequency
-        along_column, along_row = self.points()
+        self._angles = angles
+        frequency = np.fft.fftfreq(self.samples)
         # Even sizes have their centre between pixels, half a pixel off the transform's origin.
         half = 0.5 if size % 2 == 0 else 0.0
-        shift = omega * (-self.margin - centre)
-        phase = np.exp(1j * (half * (along_row + along_column) - shift))
+        shift = 2 * np.pi * frequency * (-self.margin - centre)
+        self.phase = np.empty((self.views, self.samples), np.complex64)
+        for some, (down, along) in self._by_views():
+            self.phase[some] = np.exp(1j * (half * (along + down) - shift)) / self.samples
         # The Nyquist sample has no partner to make a slice real: kept, it leaks into the other
         # slice of a packed pair.
-        phase[:, np.abs(frequency) == 0.5] = 0
-        self.phase = (phase / self.samples).astype(np.complex64)
+        self.phase[:, np.abs(frequency) == 0.5] = 0
 
-    def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Give the lines' angular frequencies along y and along x, (views, samples) each."""
+    def points(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Give the samples' angular frequencies along y and along x, some views at a time."""
+        for _, (down, along) in self._by_views():
+            yield down.ravel(), along.ravel()
+
+    def _by_views(self) -> Iterator[tuple[slice, tuple[NDArray, NDArray]]]:
         omega = 2 * np.pi * np.fft.fftfreq(self.samples)
-        return -np.sin(self._angles)[:, None] * omega, np.cos(self._angles)[:, None] * omega
+        for some in _some_views(self.views, 64):
+            angles = self._angles[some, None]
+            yield some, (-np.sin(angles) * omega, np.cos(angles) * omega)
 
     @property
     def detector(self) -> slice:
@@ -276,7 +282,7 @@ class NufftEngine:
     ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
         """Lay sinograms into complex lines (pair, view, sample), a few views at a time."""
         lines, pairs = self.lines, self._waves(block, scratch).shape[2]
-        for some in _some_views(lines.views):
+        for some in _some_views(lines.views, VIEWS):
             rows = scratch.array("rows", pairs, some.stop - some.start, lines.samples)
             rows[:] = 0
             rows.real[: len(block[0::2]), :, lines.detector] = block[0::2, some]
@@ -287,7 +293,7 @@ class NufftEngine:
         self, waves: NDArray[np.complex64], scratch: Scratch
     ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
         """Give copies of the waves as lines (pair, view, sample), a few views at a time."""
-        for some in _some_views(self.lines.views):
+        for some in _some_views(self.lines.views, VIEWS):
             part = waves[some].transpose(2, 0, 1)
             rows = scratch.array("rows", *part.shape)
             rows[:] = part
@@ -348,9 +354,9 @@ def _flat(waves: NDArray[np.complex64]) -> NDArray[np.complex64]:
     return waves.reshape(-1, waves.shape[2])
 
 
-def _some_views(views: int) -> Iterator[slice]:
-    for first in range(0, views, VIEWS):
-        yield slice(first, min(first + VIEWS, views))
+def _some_views(views: int, at_once: int) -> Iterator[slice]:
+    for first in range(0, views, at_once):
+        yield slice(first, min(first + at_once, views))
 
 
 def _unpack(packed: NDArray[np.complex64], out: NDArray[np.float32]) -> None:

@@ -54,17 +54,20 @@ class _Matrix:
 
     def _neighbours(self) -> tuple[Tensor, Tensor]:
         """Give each sample's grid points and their weights, (samples, width²)."""
-        axes = []
         offsets = torch.arange(self._width, device=self._device)
-        for points in self._lines.points():
-            # Where a sample lies within a step needs more digits than float32 has.
-            begin = points.ravel() * (self.grid / (2 * np.pi)) - self._width / 2
-            first = np.ceil(begin)
-            ahead = torch.from_numpy((first - begin).astype(np.float32)).to(self._device)
-            weight = kernel(ahead[:, None] + offsets - self._width / 2, self._width)
-            near = torch.from_numpy(first.astype(np.int32)).to(self._device)[:, None] + offsets
-            axes.append((near.to(self._integer) % self.grid, weight))
-        (rows, row_weights), (columns, column_weights) = axes
+        pieces = []
+        for piece in self._lines.points():
+            near, weights = [], []
+            for axis in piece:
+                # Where a sample lies within a step needs more digits than float32 has.
+                begin = axis * (self.grid / (2 * np.pi)) - self._width / 2
+                first = np.ceil(begin)
+                ahead = torch.from_numpy((first - begin).astype(np.float32)).to(self._device)
+                weights.append(kernel(ahead[:, None] + offsets - self._width / 2, self._width))
+                places = torch.from_numpy(first.astype(np.int64)).to(self._device)
+                near.append((places[:, None] + offsets).to(self._integer) % self.grid)
+            pieces.append((*near, *weights))
+        rows, columns, row_weights, column_weights = map(torch.cat, zip(*pieces, strict=True))
         index = rows[:, :, None] * self.grid + columns[:, None, :]
         weights = row_weights[:, :, None] * column_weights[:, None, :]
         return index.flatten(1), weights.flatten(1)

@@ -19,7 +19,7 @@ def test_sums_of_waves_are_direct_sums(size, width, tolerance):
     a[8:10], b[9:11] = np.pi - 1e-9, 1e-9 - np.pi  # at the grid's ends
     c = (rng.standard_normal((60, 2)) + 1j * rng.standard_normal((60, 2))).astype(np.complex64)
     found = np.empty((4, size, size), np.float32)
-    Gridding((a, b), size, width).to_images(c, found, Scratch())
+    Gridding([(a[:20], b[:20]), (a[20:], b[20:])], size, width).to_images(c, found, Scratch())
     m = np.arange(size) - size // 2
     waves = np.exp(1j * np.outer(a, m)), np.exp(1j * np.outer(b, m))
     exact = np.einsum("pk,pm,pn->kmn", c, *waves)
@@ -33,7 +33,7 @@ def test_sums_of_waves_are_direct_sums(size, width, tolerance):
 @pytest.mark.parametrize("width", [FBP_WIDTH, PAIR_WIDTH])
 def test_from_images_is_the_transpose_to_rounding(pairs, width):
     rng = np.random.default_rng(1)
-    gridding, scratch = Gridding(tuple(rng.uniform(-np.pi, np.pi, (2, 300))), 24, width), Scratch()
+    gridding, scratch = Gridding([rng.uniform(-np.pi, np.pi, (2, 300))], 24, width), Scratch()
     c = rng.standard_normal((300, 2 * pairs)).astype(np.float32).view(np.complex64)
     images = rng.standard_normal((2 * pairs, 24, 24)).astype(np.float32)
     there, back = np.empty_like(images), np.empty_like(c)
@@ -47,7 +47,7 @@ def test_from_images_is_the_transpose_to_rounding(pairs, width):
 
 def test_side_by_side_or_alone_the_bits_are_the_same():
     rng = np.random.default_rng(2)
-    gridding, scratch = Gridding(tuple(rng.uniform(-np.pi, np.pi, (2, 500))), 41, 4), Scratch()
+    gridding, scratch = Gridding([rng.uniform(-np.pi, np.pi, (2, 500))], 41, 4), Scratch()
     c = rng.standard_normal((500, 8)).astype(np.float32).view(np.complex64)
     together, waves = np.empty((8, 41, 41), np.float32), np.empty_like(c)
     gridding.to_images(c, together, scratch)
@@ -58,6 +58,25 @@ def test_side_by_side_or_alone_the_bits_are_the_same():
         np.testing.assert_array_equal(alone, together[2 * k : 2 * k + 2])
         gridding.from_images(alone, back, scratch)
         np.testing.assert_array_equal(back[:, 0], waves[:, k])
+
+
+@pytest.mark.parametrize("width", [FBP_WIDTH, PAIR_WIDTH])
+@pytest.mark.parametrize("size", [2, 31, 64, 101])
+def test_no_neighbour_lies_outside_its_strip(size, width):
+    """The compiled loops do not look: what is outside would be another's memory."""
+    rng = np.random.default_rng(size)
+    ends = np.array([-np.pi, np.pi, np.nextafter(-np.pi, 0), np.nextafter(np.pi, 0), 0, -1e-9])
+    a, b = (np.concatenate([rng.uniform(-np.pi, np.pi, 5000), rng.permutation(ends)]) for _ in "ab")
+    gridding = Gridding([(a, b)], size, width)
+    rows, stride, _ = gridding._strip_shape(1)
+    order = gridding._order
+    assert order.starts[0] == 0
+    assert order.starts[-1] == len(order.sources)
+    assert np.unique(order.sources).size == len(a)
+    row, column = np.divmod(order.places, stride)
+    assert row.min() >= 0
+    assert row.max() + width <= rows
+    assert column.max() + width <= stride
 
 
 def test_even_lengths_are_quick():

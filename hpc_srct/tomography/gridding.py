@@ -23,7 +23,7 @@ FBP_WIDTH, PAIR_WIDTH = 5, 7
 # Pairs of slices side by side: 8 floats, one vector of AVX2.
 PAIRS = 4
 # Rows of the grid that are made, transformed and put away together; columns likewise.
-STRIP, COLUMNS = 16, 32
+STRIP, COLUMNS = 16, 64
 
 
 def kernel(distance: NDArray[np.float64], width: int) -> NDArray[np.float64]:

@@ -15,6 +15,8 @@ from pydantic import BeforeValidator, Field, field_validator
 from hpc_srct.settings.base import Settings
 
 PRECISIONS = ("O0", "O2", "bf16")
+# What stores are for.
+ROLES = ("train", "validation", "test")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -146,7 +148,16 @@ class ExperimentSettings(Settings):
     cache_gb: float = Field(2.0, ge=0)
     tensorboard: bool = True
 
-    @field_validator("train", "validation", "test", mode="before")
+    def absolute(self) -> ExperimentSettings:
+        """Fix all paths: the same stores, from wherever the settings are read again."""
+        stores = {
+            role: tuple(str(Path(store).absolute()) for store in getattr(self, role))
+            for role in ROLES
+        }
+        start = None if self.init_from is None else str(Path(self.init_from).absolute())
+        return self.model_copy(update={**stores, "init_from": start})
+
+    @field_validator(*ROLES, mode="before")
     @classmethod
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str | Path) else value

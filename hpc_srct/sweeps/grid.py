@@ -82,7 +82,7 @@ def expand(sweep: SweepSettings, beside: Path | None = None) -> list[Run]:
 
 def _run(base: dict[str, Any], values: dict[str, Any], source: str) -> Run:
     tree = _with_values(base, values)
-    settings = _absolute(from_tree(ExperimentSettings, tree, f"{source} ({_told(values)})"))
+    settings = from_tree(ExperimentSettings, tree, f"{source} ({_told(values)})").absolute()
     plain = settings.dump()
     plain.pop("name")
     text = json.dumps(plain, sort_keys=True, ensure_ascii=True)
@@ -102,18 +102,6 @@ def _with_values(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
         branch = result.get(first)
         result[first] = _with_values(branch if isinstance(branch, Mapping) else {}, {rest: value})
     return result
-
-
-def _absolute(settings: ExperimentSettings) -> ExperimentSettings:
-    """Fix the stores: a run is the same from wherever the sweep is called again."""
-    stores = {
-        role: tuple(str(Path(store).absolute()) for store in getattr(settings, role))
-        for role in ("train", "validation", "test")
-    }
-    start = settings.init_from
-    if start is not None:
-        start = str(Path(start).absolute())
-    return settings.model_copy(update={**stores, "init_from": start})
 
 
 def _told(values: Mapping[str, Any]) -> str:

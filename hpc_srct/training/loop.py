@@ -52,6 +52,7 @@ def train(settings: ExperimentSettings, run_dir: Path | str, resume: bool = Fals
     Stopped
         A signal or the time limit: the state is saved, ``resume`` goes on.
     """
+    settings = settings.absolute()
     with engine.environment_restored():
         where = engine.start()
         folder = Path(run_dir)
@@ -178,6 +179,8 @@ class Training:
     def _score(self) -> Score:
         """Judge the network; stop or fail here, all ranks together, where there is no score."""
         failure: SrctError | None = None
+        # A start that has taken no step yet comes to the end of a validation, and so to a step.
+        budget = self._steps_here > 0
         try:
             with self.engine.averaged_statistics(), self.engine.uncompiled():
                 score = validate(
@@ -188,7 +191,9 @@ class Training:
                     self.parts.channels_last(training=False),
                     self.ranks.reduce,
                     (self.ranks.rank, self.ranks.size),
-                    lambda failed: any(self._agree([float(failed or self.stopping.wanted())])),
+                    lambda failed: any(
+                        self._agree([float(failed or self.stopping.wanted(budget=budget))])
+                    ),
                 )
         except SrctError as error:
             failure, score = error, None

@@ -1,7 +1,8 @@
 """The run folder: made once, resumed only by settings that continue the same training.
 
-``settings.yaml`` (resolved) and ``environment.json`` are written by rank 0. A folder is a run
-once ``settings.yaml`` is in it.
+``settings.yaml`` (resolved, paths absolute) and ``environment.json`` are written by rank 0. A
+folder is a run once ``settings.yaml`` is in it. The latter names the folder, so that a run that
+was moved together with its stores finds them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from hpc_srct.errors import InputError
 from hpc_srct.files import refuse_to_overwrite, write_json, write_text
 from hpc_srct.models.convolution import emulated
 from hpc_srct.settings.base import flat
-from hpc_srct.settings.experiment import ExperimentSettings
+from hpc_srct.settings.experiment import ROLES, ExperimentSettings
 from hpc_srct.training.precision import DTYPES
 
 SETTINGS = "settings.yaml"
@@ -87,6 +88,23 @@ def begin(run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
 
 
+def moved(path: Path | str, run_dir: Path) -> Path:
+    """Say where a path of a run's settings leads if it was moved together with the run folder.
+
+    Returns
+    -------
+    Path
+        It lies to the run folder as `path` lay to it when the settings were written; `path`
+        itself where the folder has not moved, or does not say where it was.
+    """
+    try:
+        record = json.loads((run_dir / ENVIRONMENT).read_text(encoding="utf-8"))
+        before = record["folder"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Path(path)
+    return Path(os.path.normpath(run_dir.absolute() / os.path.relpath(path, before)))
+
+
 def new_identity() -> str:
     """Name a new run."""
     return uuid.uuid4().hex[:12]
@@ -131,6 +149,9 @@ def check_settings(run_dir: Path, settings: ExperimentSettings) -> list[str]:
     stored = yaml.safe_load((run_dir / SETTINGS).read_text(encoding="utf-8"))
     # A run that began before a setting was there began with its default.
     before, now = flat(ExperimentSettings().dump()) | flat(stored), flat(settings.dump())
+    for key in (*ROLES, "init_from"):
+        if _same_paths(run_dir, before[key], now[key]):
+            before[key] = now[key]
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     for key in changed:
         if not any(key == free or key.startswith(free + ".") for free in CHANGEABLE):
@@ -140,6 +161,18 @@ def check_settings(run_dir: Path, settings: ExperimentSettings) -> list[str]:
                 "(init_from= takes this one's weights)."
             )
     return [f"{key}: {before.get(key)!r} → {now.get(key)!r}" for key in changed]
+
+
+def _same_paths(run_dir: Path, before: list[str] | str | None, now: list[str] | str | None) -> bool:
+    """Tell whether paths lead to the same places, or to where those were moved with the run."""
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(
+            _same_paths(run_dir, *pair) for pair in zip(before, now, strict=True)
+        )
+    if not isinstance(before, str) or not isinstance(now, str):
+        return before == now
+    places = Path(before), moved(before, run_dir)
+    return Path(now).resolve() in [place.resolve() for place in places]
 
 
 def write(
@@ -152,6 +185,7 @@ def write(
 ) -> None:
     """Write settings and environment; each start of the run adds one entry to the latter.
 
+    The paths in `settings` are to be absolute.
     `first_step` is the first that this start takes, counted from 1.
     """
     path = run_dir / ENVIRONMENT
@@ -159,7 +193,7 @@ def write(
     if path.is_file():
         starts = json.loads(path.read_text()).get("starts", [])
     starts.append({"first_step": first_step, **_environment(settings, ranks, device)})
-    write_json(path, {"run": run, "starts": starts})
+    write_json(path, {"run": run, "folder": str(run_dir.absolute()), "starts": starts})
     text = yaml.safe_dump(settings.dump(), sort_keys=False)
     write_text(run_dir / SETTINGS, text)
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
+import pytest
+import yaml
 from training.tiny_runs import tiny
 
+from hpc_srct.errors import InputError
 from hpc_srct.training import run_folder, train
 
 
@@ -27,3 +32,38 @@ def test_each_start_says_how_it_computes_and_from_which_step(stores, tmp_path):
     keys = ("first_step", "precision", "compile", "activation_checkpointing")
     told = [tuple(start[key] for key in keys) for start in starts]
     assert told == [(1, "O0", False, False), (7, "bf16", False, True)]
+
+
+def test_paths_are_written_as_absolute_and_compared_as_such(stores, tmp_path, monkeypatch):
+    folder, run = stores[0].parent, tmp_path / "runs" / "run"
+    monkeypatch.chdir(folder)
+    train(tiny(("train", "validation"), test=["later"], epochs=1), run)
+    settings = yaml.safe_load((run / "settings.yaml").read_text())
+    named = [settings[role] for role in ("train", "validation", "test")]
+    assert named == [[str(folder / name)] for name in ("train", "validation", "later")]
+
+    monkeypatch.chdir(tmp_path)
+    elsewhere = [os.path.relpath(store) for store in stores]
+    later = os.path.relpath(folder / "later")
+    assert run_folder.check_settings(run, tiny(elsewhere, test=[later], epochs=1).absolute()) == []
+    train(tiny(elsewhere, test=[later], epochs=2), run, resume=True)
+    with pytest.raises(InputError, match="the run began with train="):
+        train(tiny(("train", "validation"), epochs=2), run, resume=True)
+
+
+def test_a_run_that_was_moved_with_its_stores_goes_on(stores, tmp_path):
+    before, now = tmp_path / "before", tmp_path / "now" / "here"
+    for store in stores:
+        shutil.copytree(store, before / "stores" / store.name)
+    places = [before / "stores" / store.name for store in stores]
+    train(tiny(places, epochs=1), before / "runs" / "run")
+    now.parent.mkdir()
+    before.rename(now)
+    moved = [now / "stores" / store.name for store in stores]
+    assert run_folder.check_settings(now / "runs" / "run", tiny(moved, epochs=1)) == []
+    train(tiny(moved, epochs=2), now / "runs" / "run", resume=True)
+    settings = yaml.safe_load((now / "runs" / "run" / "settings.yaml").read_text())
+    assert settings["train"] == [str(moved[0])]
+    # The same slices at a place of their own were not moved with it.
+    with pytest.raises(InputError, match="the run began with train="):
+        train(tiny(stores, epochs=2), now / "runs" / "run", resume=True)

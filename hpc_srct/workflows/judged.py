@@ -10,10 +10,9 @@ import numpy as np
 
 from hpc_srct.errors import InputError
 from hpc_srct.evaluation.metrics import evaluation_mask
+from hpc_srct.settings.experiment import ROLES
 from hpc_srct.slices import SliceStore
-from hpc_srct.workflows.runs import Run, distinct_names
-
-ROLES = ("train", "validation", "test")
+from hpc_srct.workflows.runs import Run, distinct_names, store_folder
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def judged_slices(
     if isinstance(stores, str | Path):
         stores = [stores]
     if stores:
-        wanted = [("test", Path(path)) for path in stores]
+        wanted = [("test", store_folder(path)) for path in stores]
     else:
         wanted = [(role, path) for role in roles for run in runs for path in run.stores(role)]
     wanted = list(dict.fromkeys(wanted))
@@ -115,9 +114,8 @@ def reference_of(store: SliceStore, wanted: str | None = None) -> str:
 def leaks(runs: Sequence[Run], judged: Sequence[Judged]) -> Iterator[str]:
     """Name the stores that a run is tested on though it was trained on them."""
     for run in runs:
-        learned = {path.resolve() for path in run.stores("train")}
         for part in judged:
-            if part.role == "test" and part.store.path.resolve() in learned:
+            if part.role == "test" and part.store.path in run.learned:
                 yield (
                     f"{run.path}: was trained on {part.store.path}; its figures there say nothing"
                     " about new slices."

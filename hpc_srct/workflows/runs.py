@@ -17,6 +17,9 @@ import yaml
 from hpc_srct.errors import InputError
 from hpc_srct.models.files import NAME, load_weights
 from hpc_srct.settings import flat
+from hpc_srct.settings.experiment import ROLES
+from hpc_srct.slices.blocks import MASTER
+from hpc_srct.training.run_folder import moved
 
 TITLES = {"unet": "UNet", "resattunet": "ResAttUnet"}
 
@@ -96,19 +99,50 @@ class Run:
         return f"{TITLES.get(architecture, architecture)} ({self.precision})"
 
     def stores(self, role: str) -> list[Path]:
-        """The slice stores that its settings name for ``train``, ``validation`` or ``test``."""
+        """The slice stores that its settings name for ``train``, ``validation`` or ``test``.
+
+        One that is not where it was is looked for where it would be, had it been moved together
+        with the run folder.
+        """
         named = self.settings.get(role) or []
         if not named and role == "train":
             named = self.description.get("stores") or []
-        return [Path(path) for path in named]
+        found = []
+        for path in named:
+            before = self._started_in / path
+            places = store_folder(before), store_folder(moved(before, self.folder))
+            there = (place for place in places if (place / MASTER).is_file())
+            found.append(next(there, places[0]))
+        return found
+
+    @property
+    def learned(self) -> set[Path]:
+        """The stores that it was trained on, by its settings and by its model."""
+        in_model = self.description.get("stores") or []
+        return {*self.stores("train"), *(store_folder(path) for path in in_model)}
+
+    @property
+    def _started_in(self) -> Path:
+        """Where its training was started, for settings of old that name stores relative to it.
+
+        The model names the training stores absolutely: what stands before the same name there.
+        """
+        in_model = self.description.get("stores") or []
+        for named, path in zip(self.settings.get("train") or [], in_model, strict=False):
+            tail, parts = Path(named).parts, Path(path).parts
+            tail = tail[:-1] if tail[-1:] == (MASTER,) else tail
+            if not Path(named).is_absolute() and parts[-len(tail) :] == tail:
+                return Path(*parts[: -len(tail)])
+        return Path()
 
     def what_matters(self) -> dict[str, Any]:
         """Give the settings that make it another experiment."""
         if not self.settings:
             return {"model file": str(self.path.resolve())}
+        stores = {role: [str(path) for path in self.stores(role)] for role in ROLES}
         return {
             key: value
-            for key, value in flat(self.settings).items()
+            for key, value in flat({**self.settings, **stores}).items()
             if not any(key == free or key.startswith(free + ".") for free in _NO_MATTER)
         }
 
@@ -174,10 +208,15 @@ def _with_methods(runs: list[Run]) -> list[Run]:
     return named
 
 
+def store_folder(path: Path | str) -> Path:
+    """Give the folder of a store, one for all its names: relative, a link, its ``slices.h5``."""
+    path = Path(path)
+    return (path.parent if path.name == MASTER else path).resolve()
+
+
 def distinct_names(paths: Sequence[Path]) -> list[str]:
     """Name folders by as many of their path's last parts as tell them apart."""
-    folders = [path.resolve() for path in paths]
-    folders = [path.parent if path.name == "slices.h5" else path for path in folders]
+    folders = [store_folder(path) for path in paths]
     longest = max(len(path.parts) for path in folders)
     for depth in range(1, longest + 1):
         names = ["-".join(path.parts[-depth:]).replace("/", "") for path in folders]

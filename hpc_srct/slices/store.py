@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpc_srct.errors import InputError
+from hpc_srct.errors import InputError, MachineError
 from hpc_srct.slices.blocks import MASTER, SHARDS, SINOGRAM, dataset_path
 
 Index = int | slice | np.ndarray | list[int]
@@ -109,28 +109,30 @@ class SliceStore:
         Raises
         ------
         InputError
-            The store has no array of this name.
+            The store has no array of this name, or a shard is damaged.
+        MachineError
+            The disk does not give the slices.
         IndexError
             It has no such slice.
         """
         if name not in self.names:
             raise InputError(f"{self.master}: no '{name}' inside; it has {', '.join(self.names)}.")
-        return self._read(self._file()[dataset_path(name)], index, window)
+        return self._read(dataset_path(name), index, window)
 
     def sinogram(self, index: Index) -> np.ndarray:
         """Read the low-dose sinogram of one slice, (view, column), or of several.
 
         Raises
         ------
-        InputError
-            The store was made with ``sinogram=false``.
+        InputError, MachineError
+            The store was made with ``sinogram=false``; and as `read`.
         """
         if not self.has_sinogram:
             raise InputError(
                 f"{self.master}: no {dataset_path(SINOGRAM)} inside; preprocess the scan with"
                 " sinogram=true."
             )
-        return self._read(self._file()[dataset_path(SINOGRAM)], index, None)
+        return self._read(dataset_path(SINOGRAM), index, None)
 
     def missing(self, name: str) -> np.ndarray:
         """List the slices whose shard is not there (they read as NaN).
@@ -180,7 +182,29 @@ class SliceStore:
             self._process = os.getpid()
         return self._handle
 
-    def _read(self, data: h5py.Dataset, index: Index, window: Window | None) -> np.ndarray:
+    def _read(self, path: str, index: Index, window: Window | None) -> np.ndarray:
+        data = self._file()[path]
+        try:
+            return self._taken(data, index, window)
+        except OSError as error:
+            # Who reads in order to write would take it for a failure of what is written.
+            reason = str(error).splitlines()[0]
+            self._refuse_damaged(data, reason)
+            raise MachineError(f"{self.master}: {path} cannot be read: {reason}.") from error
+
+    def _refuse_damaged(self, data: h5py.Dataset, reason: str) -> None:
+        for source in data.virtual_sources() if data.is_virtual else ():
+            shard = self.path / source.file_name
+            try:
+                if shard.is_file():
+                    h5py.File(shard, "r", locking=False).close()
+            except OSError:
+                raise InputError(
+                    f"{shard}: is damaged: {reason}.\nRemove it, run again the command that made"
+                    " the store (it makes what is missing), then this one."
+                ) from None
+
+    def _taken(self, data: h5py.Dataset, index: Index, window: Window | None) -> np.ndarray:
         inside = window or (slice(None), slice(None))
         if isinstance(index, slice):
             return data[(index, *inside)] if (index.step or 1) > 0 else data[:][(index, *inside)]

@@ -82,6 +82,19 @@ def test_missing_shard_reads_as_nan(tmp_path):
     np.testing.assert_array_equal(store.missing("low"), np.arange(32, 40))
 
 
+def test_a_shard_that_was_cut_short_is_named(tmp_path):
+    store = SliceStore(made(tmp_path / "store"))
+    damaged = tmp_path / "store/shards/rows-00032-00039.h5"
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    said = r"rows-00032-00039\.h5: is damaged: .*truncated(.|\n)*Remove it, run again"
+    for read in (lambda: store.read("low", 35), lambda: store.sinogram([2, 35])):
+        with pytest.raises(InputError, match=said):
+            read()
+    np.testing.assert_array_equal(store.read("low", 3), slices(0)[3])
+    damaged.unlink()
+    assert np.isnan(SliceStore(tmp_path / "store").read("low", 35)).all()
+
+
 def test_plain_h5py_reads_a_store_that_was_moved(tmp_path):
     made(tmp_path / "store")
     moved = tmp_path / "elsewhere" / "renamed"

@@ -26,6 +26,7 @@ from hpc_srct.files import write_json
 from hpc_srct.models.files import NAME
 from hpc_srct.ranks import Communicator
 from hpc_srct.slices import SliceStore, StoreWriter
+from hpc_srct.slices.blocks import MASTER, SHARDS
 from hpc_srct.slices.lock import StoreLock
 from hpc_srct.stopping import Stopping, stop_together
 
@@ -95,15 +96,17 @@ def enhance_store(
         held.callback(store.close)
         if ranks.rank == 0:
             _refuse_others(out, store, plan)
-            held.enter_context(StoreLock(out))
-            _claim(writer, store, plan)
+            whole = (out / MASTER).is_file() and not writer.blocks_to_do()
+            if not whole:  # else nothing is written: it may lie on a read-only disk
+                held.enter_context(StoreLock(out))
+                _claim(writer, store, plan)
         ranks.barrier()
         todo = writer.blocks_to_do()
         # All ranks list what is missing before any of them makes some of it.
         ranks.barrier()
         _work_through(writer, store, name, enhancer, ranks, todo)
         if ranks.rank == 0:
-            _finish(writer, store, enhancer, plan, made_some=bool(todo))
+            _finish(writer, store, enhancer, plan, whole)
         ranks.barrier()
     return SliceStore(out)
 
@@ -192,7 +195,7 @@ def _refuse_others(out: Path, store: SliceStore, plan: dict[str, Any]) -> None:
                 f"{out}: was made with another {' and '.join(_WORDS[key] for key in changed)};"
                 " choose another folder, or remove it first."
             )
-    elif any((out / part).exists() for part in ("slices.h5", "shards")):
+    elif any((out / part).exists() for part in (MASTER, SHARDS)):
         raise InputError(
             f"{out}: exists and is not an enhanced store; choose another folder, or remove it."
         )
@@ -211,7 +214,7 @@ def _finish(
     store: SliceStore,
     enhancer: Enhancer,
     plan: dict[str, Any],
-    made_some: bool,
+    was_whole: bool,
 ) -> None:
     lost = store.rows[np.flatnonzero(writer.per_slice("missing"))]
     if len(lost):
@@ -219,7 +222,7 @@ def _finish(
             f"{store.path}: {len(lost)} slice(s) with missing values stay missing (NaN): rows"
             f" {', '.join(map(str, lost[:20]))}{' …' if len(lost) > 20 else ''}."
         )
-    if not made_some and (writer.folder / "slices.h5").is_file():
+    if was_whole:
         console.say(f"{writer.folder}: was complete already; nothing to do.")
         return
     provenance = {

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from enhancement.cases import ROWS, described, restless, volume, write_store
 
-from hpc_srct.enhancement import Enhancer, enhance_store
+from hpc_srct.enhancement import Enhancer, enhance_store, export_tiff
 from hpc_srct.errors import InputError
 from hpc_srct.models import build
 from hpc_srct.models.files import save_model
 from hpc_srct.slices import SliceStore
+from hpc_srct.slices.lock import StoreLock
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
 
@@ -89,6 +90,17 @@ def test_a_complete_store_is_left_alone(store, model, enhanced, capsys):
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_a_complete_store_may_lie_on_a_read_only_disk(store, model, enhanced, tmp_path):
+    """Nothing is written into it, not even a lock: it is there to be exported."""
+    before = enhanced.stat().st_mtime_ns
+    with StoreLock(enhanced):
+        locked = enhanced.stat().st_mtime_ns
+        done = enhance_store(store, model, enhanced, device="cpu")
+        assert enhanced.stat().st_mtime_ns == locked != before
+    export_tiff(done, tmp_path / "tiff", bits=8)
+    assert len(list((tmp_path / "tiff").glob("*.tif"))) == 70
+
+
 def test_two_ranks_give_the_same_bytes(store, model, enhanced, tmp_path):
     out = tmp_path / "by two"
     code = (
@@ -149,3 +161,12 @@ def test_missing_shards_and_arrays_are_named(model, tmp_path):
     with pytest.raises(InputError, match="no 'splits/0' inside.*it has low"):
         enhance_store(store, split, tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists(), "nothing is left behind"
+
+
+def test_a_damaged_shard_is_the_inputs_not_the_outputs(model, tmp_path):
+    store = write_store(tmp_path / "scan", volume(40))
+    damaged = store / "shards" / "rows-00032-00039.h5"
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    with pytest.raises(InputError) as caught:
+        enhance_store(store, model, tmp_path / "out", device="cpu")
+    assert str(caught.value).startswith(f"{damaged}: is damaged")

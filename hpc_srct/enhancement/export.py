@@ -6,6 +6,7 @@ and once beside them (``scaling.json``). One scaling holds for the whole volume.
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -155,17 +156,20 @@ def _grey(values: np.ndarray, scaling: dict[str, Any]) -> tuple[np.ndarray, int]
 def _write(path: Path, grey: np.ndarray, scaling: dict[str, Any], row: int) -> None:
     size = scaling["pixel_size_m"]
     pixels_per_cm = 0.01 / size if size else 1.0
+    # Into memory first: numpy, through which tifffile writes, does not tell why a disk refuses.
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        grey,
+        photometric="minisblack",
+        description=json.dumps({"row": row, **scaling}),
+        metadata=None,
+        software="hpc_srct",
+        resolution=(pixels_per_cm, pixels_per_cm),
+        resolutionunit="CENTIMETER" if size else "NONE",
+    )
     with written_aside(path) as aside:
-        tifffile.imwrite(
-            aside,
-            grey,
-            photometric="minisblack",
-            description=json.dumps({"row": row, **scaling}),
-            metadata=None,
-            software="hpc_srct",
-            resolution=(pixels_per_cm, pixels_per_cm),
-            resolutionunit="CENTIMETER" if size else "NONE",
-        )
+        aside.write_bytes(file.getbuffer())
 
 
 def _claim(folder: Path, scaling: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -99,6 +101,29 @@ def test_going_on_and_refusing(small, tmp_path):
     (tmp_path / "photos" / "cat.jpg").touch()
     with pytest.raises(InputError, match="not a TIFF export"):
         export_tiff(small, tmp_path / "photos", name="low")
+
+
+def test_a_disk_that_refuses_is_heard(small, tmp_path):
+    """A limit on the size of files stands for the disk that fills; numpy would hide its reason."""
+    folder = tmp_path / "tiff"
+    code = (
+        "import resource, sys\n"
+        "from hpc_srct.enhancement import export_tiff\n"
+        "from hpc_srct.errors import MachineError\n"
+        "from hpc_srct.slices import SliceStore\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
+        "try:\n"
+        "    export_tiff(SliceStore(sys.argv[1]), sys.argv[2], name='low')\n"
+        "except MachineError as error:\n"
+        "    print(error)\n"
+    )
+    words = [sys.executable, "-c", code, str(small.path), str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert f"{folder}/slice_00100.tif: cannot be written" in done.stdout, done.stderr
+    assert "File too large" in done.stdout
+    assert [path.name for path in folder.iterdir()] == ["scaling.json"]
+    export_tiff(small, folder, name="low")
+    np.testing.assert_array_equal(read(folder, small.rows[0])[0], small.read("low", 0))
 
 
 def test_what_cannot_be_exported_is_said(tmp_path):

@@ -19,7 +19,7 @@ import typer
 
 from hpc_srct import __version__, console
 from hpc_srct.errors import SrctError, Stopped
-from hpc_srct.settings import load
+from hpc_srct.settings import configs_folder, load
 
 # Heavy libraries are imported inside the commands: `srct --help` and the sweep commands answer
 # on a login node that has no torch.
@@ -347,7 +347,7 @@ def demo(
     from hpc_srct.settings.study import StudySettings
     from hpc_srct.workflows.study import run_study
 
-    console.out.print(run_study(load(StudySettings, "demo.yaml"), out))
+    console.out.print(run_study(load(StudySettings, configs_folder() / "demo.yaml"), out))
 
 
 def _exit_code(error: BaseException) -> int:

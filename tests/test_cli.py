@@ -60,6 +60,16 @@ def test_wrong_input_is_two_lines_and_exit_code_2(tmp_path, words, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_demo_is_the_shipped_one(tmp_path):
+    """Not a file of its name that lies where it is called."""
+    (tmp_path / "demo.yaml").write_text("name: mine\n")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    answer = srct("demo", "-o", "taken", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "taken: exists and holds no study" in answer.stderr
+
+
 def test_debug_shows_the_stack_trace(tmp_path):
     answer = srct("--debug", "inspect", "nowhere.h5", cwd=tmp_path)
     assert "Traceback" in answer.stderr

@@ -47,7 +47,9 @@ def configs_folder() -> Path:
 
 
 def find_config(name: str | Path, beside: Path | None = None) -> Path:
-    """Find a settings file: as given, beside the file that names it, or among those shipped.
+    """Find a settings file: beside the file that names it, as given, or among those shipped.
+
+    Beside comes first: a file is to mean the same wherever it is called from.
 
     Raises
     ------
@@ -56,7 +58,7 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
     """
     name = Path(name)
     shipped = configs_folder()
-    places = [name, *([beside / name] if beside else []), shipped / name]
+    places = [*([beside / name] if beside else []), name, shipped / name]
     if not name.is_absolute() and name.parts[:1] == ("configs",):
         places.append(shipped.joinpath(*name.parts[1:]))
     for place in places:
@@ -64,7 +66,7 @@ def find_config(name: str | Path, beside: Path | None = None) -> Path:
             return place
     if name.is_dir():
         raise InputError(f"{name}: is a folder; expected a settings file (YAML).")
-    looked = ", ".join(str(place.parent) for place in places[1:])
+    looked = ", ".join(str(place.parent) for place in places if place != name)
     raise InputError(f"{name}: no such settings file (looked here and in {looked}).")
 
 

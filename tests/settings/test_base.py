@@ -33,6 +33,19 @@ def test_a_file_is_laid_over_what_it_inherits(tmp_path):
     assert (settings.name, settings.model.width, settings.stores) == ("child", 8, ["c"])
 
 
+def test_a_file_inherits_what_lies_beside_it_wherever_it_is_called_from(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "mine", "base.yaml", "name: mine\n")
+    write(tmp_path / "elsewhere", "base.yaml", "name: elsewhere\n")
+    child = write(tmp_path / "mine", "child.yaml", "inherit: base.yaml\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load(Experiment, child).name == "mine"
+    # What is not beside it is looked for from here, as a name on the command line is.
+    (tmp_path / "mine" / "base.yaml").unlink()
+    assert load(Experiment, child).name == "elsewhere"
+
+
 def test_overrides_are_yaml_and_reach_inside(tmp_path):
     path = write(tmp_path, "e.yaml", "name: x\n")
     settings = load(Experiment, path, ["model.width=16", "learning_rate=1e-3", "stores=[p, q]"])

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hpc_srct.errors import InputError
-from hpc_srct.files import write_json, written_aside
+from hpc_srct.files import machine_error, write_json, written_aside
 
 FORMAT = 1
 NAME = "model.safetensors"
@@ -60,6 +60,23 @@ def save_model(
         save_file(tensors, str(aside), metadata=header)
     write_json(file.with_suffix(".json"), description)
     return file
+
+
+def remove_model(path: Path | str) -> None:
+    """Remove what `save_model` has written to `path`, where it is there.
+
+    Raises
+    ------
+    MachineError
+        It cannot be removed.
+    """
+    file = _file(Path(path))
+    try:
+        # The weights first: without them nothing takes the sidecar for a model.
+        file.unlink(missing_ok=True)
+        file.with_suffix(".json").unlink(missing_ok=True)
+    except OSError as error:
+        raise machine_error(file, error) from error
 
 
 def load_model(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:

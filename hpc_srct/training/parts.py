@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,8 +226,23 @@ def _restore(parts: Parts) -> None:
     found = together(parts.ranks, parts.checkpoints.latest)
     parts.progress = parts.checkpoints.restore(parts.engine, found)
     parts.switched = found.manifest["precision"] != parts.settings.precision
-    console.say(
-        f"goes on after step {parts.progress.step} (epoch {parts.progress.epoch + 1} of "
-        f"{parts.settings.epochs}), from {found.path.name}.",
-        rank=parts.ranks.rank,
-    )
+    _refuse_past_the_end(parts)
+    if parts.progress.epoch < parts.settings.epochs:
+        # The model of an end that is no more the end: it would pass for this run's.
+        together(parts.ranks, lambda: files.remove_model(parts.run_dir))
+    progress, epochs = parts.progress, parts.settings.epochs
+    told = f"goes on after step {progress.step} (epoch {progress.epoch + 1} of {epochs})"
+    if progress.epoch == epochs:
+        told = f"has taken all of its {progress.step} steps ({epochs} epochs)"
+    console.say(f"{told}, from {found.path.name}.", rank=parts.ranks.rank)
+
+
+def _refuse_past_the_end(parts: Parts) -> None:
+    """Refuse fewer epochs than are done: the record would name a training that never was."""
+    done, wanted = parts.progress.step / parts.steps_per_epoch, parts.settings.epochs
+    if done > wanted:
+        raise InputError(
+            f"epochs: {wanted} asked for, but {parts.run_dir} has taken {parts.progress.step} "
+            f"steps, {done:.4g} epochs.\nResume with epochs={math.ceil(done)} or more, or start a "
+            "new run."
+        )

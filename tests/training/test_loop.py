@@ -76,7 +76,7 @@ def test_the_model_of_the_best_validation_is_given_away(stores, tmp_path):
     assert kept == [f"best-{best['step']:08d}.safetensors"]
 
 
-def test_a_run_folder_is_not_overwritten_and_nothing_is_not_resumed(stores, tmp_path):
+def test_a_run_folder_is_not_overwritten_and_nothing_is_not_resumed(stores, tmp_path, capfd):
     settings = tiny(stores, epochs=1)
     with pytest.raises(InputError, match="no such run to resume"):
         train(settings, tmp_path / "run", resume=True)
@@ -93,6 +93,7 @@ def test_a_run_folder_is_not_overwritten_and_nothing_is_not_resumed(stores, tmp_
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     train(settings, tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert "has taken all of its 6 steps (1 epochs)" in capfd.readouterr().out
 
     with pytest.raises(InputError, match=r"began with tiles\.batch=2; found 4"):
         train(tiny(stores, epochs=1, tiles={"size": 16, "batch": 4}), tmp_path / "run", resume=True)
@@ -106,3 +107,51 @@ def test_slices_with_nan_are_named_left_out_and_counted(stores, tmp_path, capfd)
     assert "train: 2 slice(s) with NaN left out" in told
     assert f"{store}: row 101; {store}: row 102" in told
     assert len(lines(tmp_path / "run")) == 2  # two slices, two tiles each, batches of two
+
+
+def test_a_run_that_goes_on_to_more_epochs_has_no_model_until_its_new_end(stores, tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stores, epochs=1), run)
+    assert load_model(run)[1]["provenance"]["epoch"] == 1
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 8)
+        with pytest.raises(Stopped):
+            train(tiny(stores, epochs=3), run, resume=True)
+    assert not (run / "model.safetensors").exists() and not (run / "model.json").exists()
+    # What evaluate, enhance and init_from say of it:
+    with pytest.raises(InputError, match="the run has not ended"):
+        load_model(run)
+    with pytest.raises(InputError, match="the run has not ended"):
+        train(tiny(stores, init_from=str(run)), tmp_path / "other")
+    train(tiny(stores, epochs=3), run, resume=True)
+    train(tiny(stores, epochs=3), tmp_path / "whole")
+    same(run, tmp_path / "whole")
+
+
+def test_fewer_epochs_than_are_done_are_refused(stores, tmp_path):
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 8)
+        with pytest.raises(Stopped):
+            train(tiny(stores), run)
+    before = {path: path.read_bytes() for path in run.glob("*.*")}
+    with pytest.raises(InputError, match=r"8 steps, 1\.333 epochs\.\nResume with epochs=2 or more"):
+        train(tiny(stores, epochs=1), run, resume=True)
+    assert {path: path.read_bytes() for path in run.glob("*.*")} == before
+    train(tiny(stores, epochs=2), run, resume=True)
+    assert lines(run)[-1]["step"] == 12
+    with pytest.raises(InputError, match="epochs=2 or more"):
+        train(tiny(stores, epochs=1), run, resume=True)
+    assert load_model(run)[1]["provenance"]["step"] <= 12
+
+
+def test_a_time_limit_at_the_end_of_an_epoch_does_not_stop_every_start(stores, tmp_path):
+    run, settings = tmp_path / "run", tiny(stores, time_limit=0.001)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 6)  # the last step of the epoch: its validation is still to come
+        with pytest.raises(Stopped, match=r"after step 6 \(epoch 1"):
+            train(tiny(stores), run)
+    # Shorter than a start and a validation: the next start gets past both all the same.
+    with pytest.raises(Stopped, match=r"time limit of 0\.001 s after step 7 \(epoch 2"):
+        train(settings, run, resume=True)
+    assert [line["epoch"] for line in lines(run, "validation")] == [1]

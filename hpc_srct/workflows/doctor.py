@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from hpc_srct.workflows.programs import find_program
 
@@ -67,6 +68,11 @@ def _package(name: str, role: str) -> Check:
         return Check(name, "missing", False, True, f"{role}; pip install -c constraints.txt {name}")
 
 
+def _broken(name: str, error: Exception, note: str) -> Check:
+    """Report a package that is there and cannot be imported."""
+    return Check(name, f"{type(error).__name__}: {error}", False, True, note)
+
+
 def _python() -> Check:
     ok = sys.version_info >= (3, 11)
     return Check("python", platform.python_version(), ok, True, "" if ok else "3.11 is the oldest")
@@ -95,9 +101,7 @@ def _torch() -> list[Check]:
     try:
         import torch
     except Exception as error:
-        return [
-            Check("torch", f"{type(error).__name__}: {error}", False, True, "training needs it")
-        ]
+        return [_broken("torch", error, "training needs it")]
     from hpc_srct.models.convolution import cpu_has_bf16, cpu_has_fp16
 
     checks = [Check("torch", torch.__version__, True, True)]
@@ -173,8 +177,11 @@ def _mpi() -> list[Check]:
 
 
 def _hdf5() -> list[Check]:
-    import h5py
-    import hdf5plugin
+    try:
+        import h5py
+        import hdf5plugin
+    except Exception as error:
+        return [_broken("hdf5", error, "no scan can be read")]
 
     wanted = {"blosc": 32001, "lz4": 32004, "bitshuffle": 32008, "zstd": 32015}
     missing = [name for name, number in wanted.items() if not h5py.h5z.filter_avail(number)]
@@ -227,5 +234,6 @@ def render(checks: list[Check]) -> Table:
         table.add_column(column, overflow="fold")
     for check in checks:
         mark = "[green]✓[/]" if check.ok else "[red]✗[/]" if check.needed else "[yellow]–[/]"
-        table.add_row(mark, check.name, check.found, check.note)
+        # As text: what is in brackets would be taken for styles, or as a fault in them.
+        table.add_row(mark, *map(Text, (check.name, check.found, check.note)))
     return table

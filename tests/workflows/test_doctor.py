@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from hpc_srct.workflows import doctor
 
@@ -32,6 +34,25 @@ def test_huge_pages(states, tunables, ok, helped, tmp_path, monkeypatch):
 def test_no_word_of_huge_pages_where_the_system_has_none(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "HUGE_PAGES", tmp_path / "nowhere")
     assert "huge pages" not in {check.name for check in doctor.examine()}
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["cannot load MPI library [/opt/openmpi/lib/libmpi.so.40]", "[node01:12345] *** An error"],
+)
+def test_what_is_in_brackets_is_reported_as_it_is(said):
+    shown = Console(width=300, file=io.StringIO())
+    shown.print(doctor.render([doctor.Check("mpi", said, False, True, "see [mpi]")]))
+    assert f"{said} " in shown.file.getvalue()
+    assert "see [mpi]" in shown.file.getvalue()
+
+
+def test_a_package_that_cannot_be_imported_is_reported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    (check,) = doctor._hdf5()
+    assert not check.ok
+    assert check.found.startswith("ModuleNotFoundError: ")
+    assert check.note == "no scan can be read"
 
 
 def program(folder: Path, name: str, does: str) -> Path:

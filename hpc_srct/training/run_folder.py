@@ -24,7 +24,7 @@ import yaml
 
 import hpc_srct
 from hpc_srct.errors import InputError
-from hpc_srct.files import refuse_to_overwrite, write_json, write_text
+from hpc_srct.files import machine_error, refuse_to_overwrite, write_json, write_text
 from hpc_srct.models.convolution import emulated
 from hpc_srct.settings.base import flat
 from hpc_srct.settings.experiment import ROLES, ExperimentSettings
@@ -62,8 +62,11 @@ def refuse_existing(run_dir: Path) -> None:
     Raises
     ------
     InputError
-        It holds a run (``--resume`` continues it) or something else.
+        It holds a run (``--resume`` continues it) or something else, or would lie in a file.
     """
+    above = next((folder for folder in run_dir.absolute().parents if folder.exists()), run_dir)
+    if above.is_file():
+        raise InputError(f"{run_dir}: {above} is a file, not a folder; choose another --run-dir.")
     if (run_dir / SETTINGS).is_file():
         raise InputError(
             f"{run_dir}: is a run already; continue it with --resume, or choose another --run-dir."
@@ -82,10 +85,19 @@ def never_began(run_dir: Path) -> bool:
 
 
 def begin(run_dir: Path) -> None:
-    """Make the folder, without what a run that never got to begin has left in it."""
+    """Make the folder, without what a run that never got to begin has left in it.
+
+    Raises
+    ------
+    MachineError
+        It cannot be made.
+    """
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
-    (run_dir / ENVIRONMENT).unlink(missing_ok=True)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / ENVIRONMENT).unlink(missing_ok=True)
+    except OSError as error:
+        raise machine_error(run_dir, error) from error
 
 
 def moved(path: Path | str, run_dir: Path) -> Path:

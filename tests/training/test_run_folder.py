@@ -10,7 +10,7 @@ import pytest
 import yaml
 from training.tiny_runs import tiny
 
-from hpc_srct.errors import InputError
+from hpc_srct.errors import InputError, MachineError
 from hpc_srct.training import run_folder, train
 
 
@@ -67,3 +67,16 @@ def test_a_run_that_was_moved_with_its_stores_goes_on(stores, tmp_path):
     # The same slices at a place of their own were not moved with it.
     with pytest.raises(InputError, match="the run began with train="):
         train(tiny(stores, epochs=2), now / "runs" / "run", resume=True)
+
+
+def test_a_run_folder_that_cannot_be_is_refused_by_name(stores, tmp_path, monkeypatch):
+    (tmp_path / "scan.h5").write_text("")
+    with pytest.raises(InputError, match=r"scan\.h5 is a file, not a folder; choose another --run"):
+        train(tiny(stores), tmp_path / "scan.h5" / "deep" / "run")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(run_folder.Path, "mkdir", denied)
+    with pytest.raises(MachineError, match="run: cannot be written: permission denied"):
+        run_folder.begin(tmp_path / "run")

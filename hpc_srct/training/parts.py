@@ -62,6 +62,25 @@ class Parts:
         )
 
 
+def check(settings: ExperimentSettings, device: torch.device) -> None:
+    """Refuse, before any data are read, what this program or device has not.
+
+    Raises
+    ------
+    InputError
+        An unknown loss or network.
+    MachineError
+        A precision that the device has not, or no compiler where one is asked for.
+    """
+    losses.get(settings.loss)
+    if settings.model.name not in models.NAMES:
+        known = ", ".join(models.NAMES)
+        raise InputError(f"model.name: unknown '{settings.model.name}'; known: {known}.")
+    precision.require(settings, device)
+    if settings.compile:
+        compilation.require_compiler(device)
+
+
 def build(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: bool) -> Parts:
     """Check the settings, read the data, build or restore the network, make the run folder.
 
@@ -74,11 +93,10 @@ def build(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: boo
     MachineError
         The device cannot do what is asked.
     """
-    loss = losses.get(settings.loss)
+    check(settings, where.device)
     run, resume = _open(settings, run_dir, where, resume)
     precision.prepare(settings, where.device, where.rank)
     if settings.compile:
-        compilation.require_compiler(where.device)
         console.say("compile: the first step also compiles; that takes minutes.", rank=where.rank)
     slices, validation = _data(settings, where)
     tiles = Tiles(slices, settings.tiles, settings.seed, settings.optimizer.accumulation)
@@ -101,7 +119,7 @@ def build(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: boo
         run_dir=run_dir,
         ranks=where,
         run=run,
-        loss=loss,
+        loss=losses.get(settings.loss),
         slices=slices,
         validation=validation,
         tiles=tiles,
@@ -142,11 +160,8 @@ def _open(
     settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: bool
 ) -> tuple[str, bool]:
     """Look at the run folder; give the run's identity, and whether there is a state to resume."""
-    if settings.model.name not in models.NAMES:
-        known = ", ".join(models.NAMES)
-        raise InputError(f"model.name: unknown '{settings.model.name}'; known: {known}.")
 
-    def check() -> tuple[str, bool]:
+    def looked() -> tuple[str, bool]:
         if not resume or run_folder.never_began(run_dir):
             run_folder.refuse_existing(run_dir)
             if resume:
@@ -157,7 +172,7 @@ def _open(
             console.say(f"changed on resume: {change}")
         return run, True
 
-    return together(where, check)
+    return together(where, looked)
 
 
 def _data(settings: ExperimentSettings, where: Ranks) -> tuple[PairedSlices, PairedSlices | None]:

@@ -16,7 +16,7 @@ from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.models.convolution import cpu_has_bf16, cpu_has_fp16
 from hpc_srct.settings import configs_folder
-from hpc_srct.settings.experiment import ExperimentSettings
+from hpc_srct.settings.experiment import ExperimentSettings, LossScaleSettings
 
 DTYPES = {"O0": torch.float32, "O2": torch.float16, "bf16": torch.bfloat16}
 
@@ -88,14 +88,40 @@ def deepspeed_config(settings: ExperimentSettings, ranks: int, parameters: int) 
     return config
 
 
-def prepare(settings: ExperimentSettings, device: torch.device, rank: int = 0) -> None:
-    """Make this process ready for a precision, and say in one sentence what it means.
+def require(settings: ExperimentSettings, device: torch.device) -> None:
+    """Refuse a precision that a device has not.
 
     Raises
     ------
     MachineError
-        The device cannot do it.
+        The device cannot do it, or only emulate it and `emulate_fp16` is not set.
     """
+    precision = settings.precision
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
+        name = torch.cuda.get_device_name(device)
+        raise MachineError(f"precision: {name} has no bf16; choose O2 or O0.")
+    if precision == "O2" and emulates_fp16(device) and not settings.emulate_fp16:
+        raise MachineError(
+            "precision: this CPU has no fp16 arithmetic, so O2 would be emulated: fp16's "
+            "results, none of its savings.\nUse precision=O0 or bf16 here, O2 on a GPU, or "
+            "set emulate_fp16=true for what O2 does to the results."
+        )
+
+
+def emulates_fp16(device: torch.device) -> bool:
+    """Tell whether a device would emulate fp16."""
+    return device.type == "cpu" and not cpu_has_fp16()
+
+
+def prepare(settings: ExperimentSettings, device: torch.device, rank: int = 0) -> None:
+    """Make this process ready for a precision that it has, and say in one sentence what it means.
+
+    Raises
+    ------
+    MachineError
+        As `require`.
+    """
+    require(settings, device)
     precision = settings.precision
     # Every precision's fp32 parts are true fp32.
     torch.set_float32_matmul_precision("highest")
@@ -104,24 +130,15 @@ def prepare(settings: ExperimentSettings, device: torch.device, rank: int = 0) -
         # Tiles have one size: the fastest convolution is searched for once.
         torch.backends.cudnn.benchmark = True
     console.say(SENTENCES[precision], rank=rank)
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(False):
-        name = torch.cuda.get_device_name(device)
-        raise MachineError(f"precision: {name} has no bf16; choose O2 or O0.")
-    if device.type != "cpu":
-        return
-    if precision == "bf16" and not cpu_has_bf16():
+    if precision != "O2" and settings.loss_scale != LossScaleSettings():
+        console.say(f"loss_scale: has no effect in {precision}; O2 alone scales.", rank=rank)
+    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
         console.warn(
             "this CPU has no bf16 arithmetic (AVX512-BF16 or AMX): convolutions compute in fp32 "
             "and round to bf16, so this run has bf16's results but not its speed.",
             rank=rank,
         )
-    if precision == "O2" and not cpu_has_fp16():
-        if not settings.emulate_fp16:
-            raise MachineError(
-                "precision: this CPU has no fp16 arithmetic, so O2 would be emulated: fp16's "
-                "results, none of its savings.\nUse precision=O0 or bf16 here, O2 on a GPU, or "
-                "set emulate_fp16=true for what O2 does to the results."
-            )
+    if precision == "O2" and emulates_fp16(device):
         _pretend_fp16()
         console.warn(
             "EMULATED FP16: this CPU has no fp16 arithmetic. O2 runs because emulate_fp16=true: "

@@ -274,3 +274,12 @@ def test_a_switch_to_o2_is_refused_where_a_weight_is_beyond_fp16(stores, tmp_pat
         train(tiny(stores, epochs=1), tmp_path / "run")
     with pytest.raises(InputError, match=r"decoder\.0\.first\.1\.bias has a weight of 1e\+05"):
         train(tiny(stores, epochs=2, precision="O2"), tmp_path / "run", resume=True)
+
+
+def test_a_loss_scale_without_effect_is_told(capfd):
+    for name, told in (("O0", True), ("bf16", True), ("O2", False)):
+        settings = ExperimentSettings(precision=name, emulate_fp16=True, loss_scale={"window": 4})
+        precision.prepare(settings, torch.device("cpu"))
+        assert (f"loss_scale: has no effect in {name}" in capfd.readouterr().out) == told
+    precision.prepare(ExperimentSettings(), torch.device("cpu"))
+    assert "loss_scale" not in capfd.readouterr().out

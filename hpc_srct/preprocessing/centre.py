@@ -11,7 +11,8 @@ from hpc_srct import console
 from hpc_srct.errors import InputError
 from hpc_srct.preprocessing.exchange import frames_for_rows, together
 from hpc_srct.preprocessing.frames import Fields, FrameWise, Times
-from hpc_srct.preprocessing.plan import frames_at_once
+from hpc_srct.preprocessing.plan import reading_outside_plan
+from hpc_srct.preprocessing.reading import sweeps
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
@@ -186,11 +187,16 @@ def some_sinograms(
     """Give some rows over the height, and to rank 0 their sinograms, (row, view, column)."""
     rows = np.unique([int(part * (scan.n_rows - 1) + 0.5) for part in WHERE])
     fields = Fields.joined([Fields.of(scan, slice(int(row), int(row) + 1)) for row in rows])
-    views = np.arange(scan.n_views)
-    frames = FrameWise(scan, scan.chunked_by_frame, rows, fields, floor, times, views)
+    frames = FrameWise(scan, scan.chunked_by_frame, rows, fields, floor, times)
     all_on_first = [slice(0, len(rows))] + [slice(0, 0)] * (communicator.size - 1)
-    at_once = frames_at_once(scan, len(rows))
-    sinograms = frames_for_rows(
-        frames.line_integrals, scan.n_views, scan.n_columns, all_on_first, communicator, at_once
+    reading = reading_outside_plan(scan, len(rows))
+    steps = sweeps(rows, scan.n_views, reading, scan.chunk_starts, communicator.size)
+    (sinograms,) = frames_for_rows(
+        frames.line_integrals,
+        frames.kinds(scan.n_views),
+        scan.n_columns,
+        all_on_first,
+        communicator,
+        steps,
     )
     return rows, sinograms

@@ -12,7 +12,7 @@ from hpc_srct import console
 from hpc_srct.errors import InputError
 from hpc_srct.files import refuse_to_overwrite, written_aside
 from hpc_srct.preprocessing.frames import Times
-from hpc_srct.preprocessing.plan import frames_at_once
+from hpc_srct.preprocessing.plan import reading_outside_plan
 from hpc_srct.preprocessing.rows import RowWise
 from hpc_srct.preprocessing.run import opened
 from hpc_srct.preprocessing.sinograms import SinogramReader
@@ -86,7 +86,8 @@ def try_centres(
     rows = settings.chosen_rows(scan.n_rows)
     row = rows[len(rows) // 2]
     reader = SinogramReader(scan, scan, settings, Communicator(), Times())
-    sinograms, _ = reader.read(np.array([row]), [slice(0, 1)], frames_at_once(scan, 1))
+    reading = reading_outside_plan(scan, 1, settings.phase is not None)
+    sinograms, _, _ = reader.read(np.array([row]), [slice(0, 1)], reading)
     without = settings.model_copy(update={"splits": 0, "sinogram": False})
     slices = []
     with console.progress("try centres", len(local)) as steps:

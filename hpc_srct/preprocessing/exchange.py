@@ -7,103 +7,124 @@ the buffers stay small and every message stays below MPI's 2³¹ elements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from hpc_srct.preprocessing.reading import Step
 from hpc_srct.ranks import Communicator
 
-# Frames of these views, (view, row, column) float32, for all rows of the pass.
-Produce = Callable[[np.ndarray], np.ndarray]
-
-
-def share_of_views(n_views: int, rank: int, ranks: int) -> np.ndarray:
-    """Give the views that a rank reads: a run of them, so that files are read in order."""
-    return np.arange(rank * n_views // ranks, (rank + 1) * n_views // ranks)
+# Frames of a step's views, (view, row, column) float32, for the step's rows: of each kind in turn.
+Produce = Callable[[Step], Iterable[np.ndarray]]
 
 
 def frames_for_rows(
     produce: Produce,
-    n_views: int,
+    kinds: Sequence[np.ndarray],
     n_columns: int,
     shares: Sequence[slice],
     communicator: Communicator,
-    views_at_once: int,
-) -> np.ndarray:
+    sweeps: Sequence[Sequence[Step]],
+) -> list[np.ndarray]:
     """Read frames by views and give them back by rows. Every rank must call it.
 
     Parameters
     ----------
     produce
-        Reads and corrects frames.
-    n_views, n_columns
-        Views in all, and detector columns.
+        Reads and corrects the frames of a step, once for each kind (of those of its views that
+        the kind has).
+    kinds
+        For each kind of frames, the views of it, rising.
+    n_columns
+        Detector columns.
     shares
-        For each rank, which of the rows that `produce` gives are its own.
+        For each rank, which of the rows are its own.
     communicator
         The ranks.
-    views_at_once
-        Views read and exchanged in one step by each rank.
+    sweeps
+        For each rank, its steps.
 
     Returns
     -------
-    ndarray
-        (row of this rank's share, view, column) float32.
+    list of ndarray
+        For each kind, (row of this rank's share, view, column) float32.
     """
     mine = shares[communicator.rank]
-    rows = np.empty((_length(mine), n_views, n_columns), dtype=np.float32)
-    if communicator.size == 1:
-        for first in range(0, n_views, views_at_once):
-            views = np.arange(first, min(first + views_at_once, n_views))
-            frames = produce(views)
-            rows[:, views[0] : views[-1] + 1] = frames[:, mine].swapaxes(0, 1)
-        return rows
-    ranks = communicator.size
-    views_of = [share_of_views(n_views, rank, ranks) for rank in range(ranks)]
-    steps = -(-max(map(len, views_of)) // views_at_once)
-    for step in range(steps):
-        now = [views[step * views_at_once : (step + 1) * views_at_once] for views in views_of]
+    made = [np.empty((_length(mine), len(views), n_columns), np.float32) for views in kinds]
+    for number in range(max(map(len, sweeps))):
+        # Asked for even when nothing is left to read: a message to every rank keeps them in step.
+        now = [steps[number] if number < len(steps) else None for steps in sweeps]
         here = now[communicator.rank]
-        # Asked for even when no view is left: a message to every rank keeps them in step.
-        frames = produce(here) if len(here) else None
-        parts = _exchange(frames, now, shares, n_columns, communicator)
-        for views, part in zip(now, parts, strict=True):
-            if len(views):
-                rows[:, views[0] : views[-1] + 1] = part
-    return rows
+        frames = iter(produce(here)) if here is not None else None
+        for views, out in zip(kinds, made, strict=True):
+            runs = [_run(views, step) for step in now]
+            part = next(frames) if frames is not None else None
+            if communicator.size == 1:
+                there = _overlap(here.rows, mine)
+                inside = part[:, _within(there, here.rows)]
+                out[_within(there, mine), runs[0]] = inside.swapaxes(0, 1)
+            elif any(map(_length, runs)):
+                _exchange(part, out, now, runs, shares, communicator)
+            del part
+    return made
+
+
+def _run(views: np.ndarray, step: Step | None) -> slice:
+    """Find a step's views among those of a kind."""
+    if step is None:
+        return slice(0, 0)
+    first, stop = np.searchsorted(views, (step.views.start, step.views.stop))
+    return slice(int(first), int(stop))
 
 
 def _exchange(
     frames: np.ndarray | None,
-    views_now: Sequence[np.ndarray],
+    out: np.ndarray,
+    now: Sequence[Step | None],
+    runs: Sequence[slice],
     shares: Sequence[slice],
-    n_columns: int,
     communicator: Communicator,
-) -> list[np.ndarray]:
+) -> None:
     from mpi4py import MPI
 
-    mine = _length(shares[communicator.rank])
-    here = len(views_now[communicator.rank])
-    out_counts = np.array([_length(share) * here * n_columns for share in shares])
-    in_counts = np.array([mine * len(views) * n_columns for views in views_now])
+    n_columns, mine = out.shape[2], shares[communicator.rank]
+    here = now[communicator.rank]
+    count = _length(runs[communicator.rank])
+    nothing = slice(0, 0)
+    given = [nothing if here is None else _overlap(here.rows, share) for share in shares]
+    got = [nothing if step is None else _overlap(step.rows, mine) for step in now]
+    out_counts = np.array([_length(rows) * count * n_columns for rows in given])
+    in_counts = np.array(
+        [_length(rows) * _length(run) * n_columns for rows, run in zip(got, runs, strict=True)]
+    )
     outgoing = np.empty(int(out_counts.sum()), dtype=np.float32)
     incoming = np.empty(int(in_counts.sum()), dtype=np.float32)
     starts = _starts(out_counts)
-    if frames is not None:
-        for share, start, count in zip(shares, starts, out_counts, strict=True):
-            there = outgoing[start : start + count].reshape(_length(share), here, n_columns)
-            there[:] = frames[:, share].swapaxes(0, 1)
+    for rows, start, size in zip(given, starts, out_counts, strict=True):
+        if size:
+            there = outgoing[start : start + size].reshape(_length(rows), count, n_columns)
+            there[:] = frames[:, _within(rows, here.rows)].swapaxes(0, 1)
     arrivals = _starts(in_counts)
     communicator.barrier()  # where ranks share processors, one that waits must not spin
     communicator.mpi.Alltoallv(
         [outgoing, (out_counts, starts), MPI.FLOAT],
         [incoming, (in_counts, arrivals), MPI.FLOAT],
     )
-    return [
-        incoming[start : start + count].reshape(mine, len(views), n_columns)
-        for start, count, views in zip(arrivals, in_counts, views_now, strict=True)
-    ]
+    for rows, run, start, size in zip(got, runs, arrivals, in_counts, strict=True):
+        if size:
+            part = incoming[start : start + size]
+            out[_within(rows, mine), run] = part.reshape(_length(rows), _length(run), n_columns)
+
+
+def _overlap(one: slice, other: slice) -> slice:
+    first = max(one.start, other.start)
+    return slice(first, max(first, min(one.stop, other.stop)))
+
+
+def _within(rows: slice, whole: slice) -> slice:
+    """Count rows from the first of some that hold them."""
+    return slice(rows.start - whole.start, rows.stop - whole.start)
 
 
 def _length(share: slice) -> int:

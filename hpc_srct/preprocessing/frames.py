@@ -7,7 +7,7 @@ flats that are interpolated by the frame's place in the scan.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from hpc_srct.errors import InputError
 from hpc_srct.preprocessing.dose import Dose
+from hpc_srct.preprocessing.reading import Step
 from hpc_srct.scan import FrameGroup, Scan
 from hpc_srct.tomography.correction import dead_pixels, median_frame, minus_log, transmission
 from hpc_srct.tomography.phase import Paganin
@@ -148,10 +149,10 @@ class FrameWise:
         For these rows.
     floor : float
         Least transmission.
-    views : ndarray of int
-        Views that are read, counted by the scan.
     dose : Dose or None
         Fewer photons.
+    low_views : ndarray of int
+        Views that are given with fewer photons too; rising.
     beam : ndarray or None
         (scan's views,): factors that bring each view to the mean beam.
     phase : Paganin or None
@@ -161,7 +162,7 @@ class FrameWise:
     dead : ndarray of bool
         Pixels without beam, of `fields`.
     clipped : ndarray of int
-        Pixels raised to the floor so far, by row that is given.
+        Pixels raised to the floor so far, by row that is given; of the full dose.
     """
 
     source: FrameSource
@@ -170,65 +171,104 @@ class FrameWise:
     fields: Fields
     floor: float
     times: Times
-    views: np.ndarray
     dose: Dose | None = None
+    low_views: np.ndarray | None = None
     beam: np.ndarray | None = None
     phase: Paganin | None = None
     keep: np.ndarray | None = None
     dead: np.ndarray = field(init=False)
     clipped: np.ndarray = field(init=False)
+    _held: tuple[tuple[slice, slice], np.ndarray] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         given = self.rows if self.keep is None else self.keep
         self.clipped = np.zeros(len(given), dtype=np.int64)
         self.dead = dead_pixels(self.fields.flats, self.fields.dark)
 
-    def line_integrals(self, which: np.ndarray) -> np.ndarray:
-        """Read and correct some of the views.
+    def kinds(self, n_views: int) -> list[np.ndarray]:
+        """List the views of each kind of frames that `line_integrals` gives."""
+        return [np.arange(n_views), *([] if self.dose is None else [self.low_views])]
+
+    def line_integrals(self, step: Step) -> Iterator[np.ndarray]:
+        """Read and correct the frames of a step.
 
         Parameters
         ----------
-        which
-            Counted among `views`.
+        step
+            Its rows are counted among those that are given.
 
-        Returns
-        -------
+        Yields
+        ------
         ndarray
-            (view, row, column) float32: −log of the transmission.
+            (view, row, column) float32: −log of the transmission. First of all views of the
+            step, then with fewer photons, where asked for, of the low-dose ones among them.
         """
+        rows = step.rows if self.phase is None else slice(0, len(self.rows))
+        views = np.arange(step.views.start, step.views.stop)
         now = time.perf_counter()
-        views = self.views[which]
-        raw = read_rows(self.source, views, self.rows, self.by_frame)
-        now = self.times.add("read", now)
+        raw = self._raw(step, rows)
+        self.times.add("read", now)
+        full, clipped = self._corrected(raw, views, rows, step.rows)
+        self.clipped[step.rows] += clipped
+        yield full
         if self.dose is not None:
-            raw = self.dose.lowered(raw, self.fields.dark, views, self.rows)
+            del full
+            yield self._of_fewer_photons(raw, views, rows, step.rows)
+
+    def _of_fewer_photons(
+        self, raw: np.ndarray, views: np.ndarray, rows: slice, given: slice
+    ) -> np.ndarray:
+        low = np.intersect1d(views, self.low_views)
+        if not len(low):
+            return np.empty((0, given.stop - given.start, raw.shape[2]), np.float32)
+        now = time.perf_counter()
+        raw = raw[low - views[0]]
+        fewer = self.dose.lowered(raw, self.fields.dark[rows], low, self.rows[rows])
+        self.times.add("correct", now)
+        return self._corrected(fewer, low, rows, given)[0]
+
+    def _raw(self, step: Step, rows: slice) -> np.ndarray:
+        """Give the raw frames of a step; those that are read with them are kept for the next."""
+        wanted, key = self.rows[rows], (step.read, rows)
+        if self._held is None or self._held[0] != key:
+            self._held = None  # two would not fit
+            views = np.arange(step.read.start, step.read.stop)
+            self._held = (key, _read(self.source, views, wanted, self.by_frame))
+        first = step.read.start
+        part = self._held[1][step.views.start - first : step.views.stop - first]
+        if step.views.stop == step.read.stop:
+            self._held = None
+        return part if part.shape[1] == len(wanted) else part[:, wanted - wanted[0]]
+
+    def _corrected(
+        self, raw: np.ndarray, views: np.ndarray, rows: slice, given: slice
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Make line integrals of frames; say how many values of each row were raised."""
+        now = time.perf_counter()
+        dark = self.fields.dark[rows]
         if self.beam is not None:
-            dark = self.fields.dark
             raw = dark + (raw - dark) * self.beam[views][:, None, None]
         passed, clipped = transmission(
             raw,
-            self.fields.flats,
-            self.fields.dark,
+            self.fields.flats[:, rows],
+            dark,
             floor=self.floor,
             flat_positions=self.fields.positions,
             positions=views + 0.5,
-            dead=self.dead,
+            dead=self.dead[rows],
         )
         if self.phase is not None:
-            passed, clipped = self.phase(passed)[:, self.keep], clipped[self.keep]
-        self.clipped += clipped
+            keep = self.keep[given]
+            passed, clipped = self.phase(passed)[:, keep], clipped[keep]
         minus_log(passed, out=passed)
         self.times.add("correct", now)
-        return passed
+        return passed, clipped
 
 
-def read_rows(
-    source: FrameSource, views: np.ndarray, rows: np.ndarray, by_frame: bool
-) -> np.ndarray:
-    """Read some detector rows (rising) of some views."""
+def _read(source: FrameSource, views: np.ndarray, rows: np.ndarray, by_frame: bool) -> np.ndarray:
+    """Read some detector rows (rising) of some views; with those between where that is cheaper."""
     if by_frame:
-        whole = source.projections(views, slice(int(rows[0]), int(rows[-1]) + 1))
-        return whole if whole.shape[1] == len(rows) else whole[:, rows - rows[0]]
+        return source.projections(views, slice(int(rows[0]), int(rows[-1]) + 1))
     parts = [source.projections(views, run) for run in runs_of(rows)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 

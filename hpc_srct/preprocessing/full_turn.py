@@ -51,7 +51,7 @@ class StitchedScan:
     def __init__(self, scan: Scan, centre: float, floor: float):
         self._scan, self._floor = scan, floor
         self._plan = plan = plan_stitching(scan.angles, scan.n_columns, centre)
-        self._fields: tuple[tuple[int, int, int], Fields, np.ndarray] | None = None
+        self._fields: tuple[range, Fields, np.ndarray] | None = None
         truth = scan.truth(slice(0, 1))
         self._truth_size = None if truth is None else truth.shape[1]
         # One column less where the truth's pixels would fall between those of the slices.
@@ -60,7 +60,9 @@ class StitchedScan:
         self.n_views, self.n_rows, self.n_columns = len(plan.views), scan.n_rows, plan.columns - odd
         self.angles, self.dtype = plan.angles, np.dtype(np.float32)
         self.chunked_by_frame = scan.chunked_by_frame
-        self.chunk_frames, self.chunk_rows = scan.chunk_frames, scan.chunk_rows
+        self.chunk_frames = min(scan.chunk_frames, self.n_views)
+        self.chunk_rows = scan.chunk_rows
+        self.chunk_starts = np.arange(0, self.n_views, self.chunk_frames)
         self.flat_groups: list[tuple[float, int]] = []
         self.dark_groups: list[tuple[float, int]] = []
         self.n_flats = self.n_darks = 0
@@ -76,6 +78,12 @@ class StitchedScan:
             f" {scan.n_columns}): stitched to {self.n_views} views of {self.n_columns} columns;"
             f" {plan.overlap:.0f} columns overlap.",
         ]
+
+    def prepare(self, rows: slice) -> None:
+        """Read the flats and darks of rows that will be read, a few at a time perhaps."""
+        fields = Fields.of(self._scan, rows)
+        dead = dead_pixels(fields.flats, fields.dark)
+        self._fields = (range(*rows.indices(self.n_rows)), fields, dead)
 
     def projections(self, views: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """Read pairs of views, correct and stitch them.
@@ -130,19 +138,19 @@ class StitchedScan:
 
     def _integrals(self, views: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Read and correct views of the narrow detector; tell which values are at the floor."""
-        key = rows.indices(self.n_rows)
-        if self._fields is None or self._fields[0] != key:
-            fields = Fields.of(self._scan, rows)
-            self._fields = (key, fields, dead_pixels(fields.flats, fields.dark))
-        _, fields, dead = self._fields
+        wanted = range(*rows.indices(self.n_rows))
+        if self._fields is None or not _within(wanted, self._fields[0]):
+            self.prepare(rows)
+        known, fields, dead = self._fields
+        inside = slice(wanted.start - known.start, wanted.stop - known.start)
         passed, _ = transmission(
             self._scan.projections(views, rows),
-            fields.flats,
-            fields.dark,
+            fields.flats[:, inside],
+            fields.dark[inside],
             floor=self._floor,
             flat_positions=fields.positions,
             positions=views + 0.5,
-            dead=dead,
+            dead=dead[inside],
         )
         floored = passed <= np.float32(self._floor)
         return minus_log(passed, out=passed), floored
@@ -202,3 +210,7 @@ def _stitched(scan: Scan, centre: float, settings: PreprocessingSettings) -> Sti
                 " stitch=false, which reconstructs the narrow views as they are."
             )
     return StitchedScan(scan, centre, settings.floor)
+
+
+def _within(rows: range, known: range) -> bool:
+    return known.start <= rows.start and rows.stop <= known.stop

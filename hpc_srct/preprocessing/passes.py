@@ -160,13 +160,7 @@ class _Passes:
             self.times.add("read", now)
             return found
         reader = SinogramReader(self.scan, source, self.settings, self.communicator, self.times)
-        at_once = self.plan.views_at_once
-        low = None
-        if self.dose is not None:
-            low_views = self.settings.low_views(self.scan.n_views)
-            low, _ = reader.read(rows, shares, at_once, low_views, self.dose)
-        sinograms, clipped = reader.read(rows, shares, at_once)
-        return sinograms, low, clipped
+        return reader.read(rows, shares, self.plan.reading, self.dose)
 
     def _make_pair(
         self, sinograms: np.ndarray, low_sinograms: np.ndarray | None, place: int, row: int
@@ -201,7 +195,7 @@ class _Passes:
             self.settings.scratch,
             self.writer.folder,
             self.communicator,
-            self.plan.views_at_once,
+            self.plan.staging,
             self.times,
         )
         try:
@@ -212,16 +206,13 @@ class _Passes:
     def _line_integrals(self, rows: range) -> StagedSinograms:
         """Take every frame through phase retrieval once, into the scratch folder."""
         reader = SinogramReader(self.scan, self.scan, self.settings, self.communicator, self.times)
-        wanted, low = np.array(rows), None
-        if self.dose is not None:
-            low = reader.frames(wanted, self.settings.low_views(self.scan.n_views), self.dose)
         return stage_sinograms(
             self.scan,
             rows,
             self.settings.scratch,
             self.writer.folder,
             self.communicator,
-            self.plan.views_to_stage,
-            reader.frames(wanted),
-            low,
+            self.plan.staging,
+            reader.frames(np.array(rows), self.dose),
+            self.settings.low_views(self.scan.n_views),
         )

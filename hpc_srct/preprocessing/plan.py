@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from hpc_srct.errors import InputError
+from hpc_srct.preprocessing.reading import FLOAT, Reading, choose_reading, reading_bytes
 from hpc_srct.slices.blocks import BLOCK_ROWS, block_count, block_slices
 
-FLOAT = 4
 MIB, GIB = 2**20, 2**30
 # Most that is on its way between ranks at once: more gains nothing and takes memory from rows.
 PIECE = 32 * MIB
@@ -43,8 +43,8 @@ class Work:
         Bytes that reading takes for a raw pixel, and bytes of one in a scratch folder.
     chunked_by_frame : bool
         Reading some rows costs whole frames.
-    chunk_pixels : int
-        Pixels that the smallest read unpacks.
+    chunk_pixels, chunk_frames, chunk_rows : int
+        Pixels, frames and rows that the smallest read unpacks.
     flat_frames, flat_groups : int
         Flats and darks together: frames of the largest group, and groups.
     truth, sinogram : bool
@@ -70,6 +70,8 @@ class Work:
     scratch_item: int = 2
     chunked_by_frame: bool = False
     chunk_pixels: int = 0
+    chunk_frames: int = 1
+    chunk_rows: int = 1
     flat_frames: int = 20
     flat_groups: int = 2
     truth: bool = False
@@ -125,13 +127,12 @@ class Plan:
         For each pass, for each rank, its portions.
     rows_per_rank : int
         Most rows that a rank holds at a time.
-    views_at_once, views_to_stage : int
-        Views that a rank reads (and gives away) in one step, and puts into the scratch folder.
+    reading, staging : Reading
+        How frames are read in a pass, and into the scratch folder.
     staged : bool
         Frames are laid out by rows in the scratch folder first.
     readings : int
-        How often the scan's frames are read from end to end. With fewer photons the low-dose
-        views alone are read once more in each pass.
+        How often the scan's frames are read from end to end.
     phase_retrievals : int
         How often each frame goes through phase retrieval; 0 where none is asked for.
     memory, disk, scratch : int
@@ -142,8 +143,8 @@ class Plan:
 
     passes: tuple[Pass, ...]
     rows_per_rank: int
-    views_at_once: int
-    views_to_stage: int
+    reading: Reading
+    staging: Reading
     staged: bool
     readings: int
     phase_retrievals: int
@@ -191,39 +192,98 @@ def make_plan(
     """
     blocks = list(range(block_count(work.n_slices)) if blocks is None else blocks)
     wanted = _rows_wanted(work, ranks, len(blocks))
-    piece = min(PIECE, memory // 16)
-    fitting = [rows for rows in wanted if _peak(work, ranks, rows, piece) <= memory]
+    ways = (
+        _way(work, ranks, memory, blocks, scratch, rows, whole)
+        for rows in wanted
+        for whole in ((True, False) if work.chunk_frames > 1 else (False,))
+    )
+    fitting = [way for way in ways if way.peak <= memory]
     if not fitting:
+        least = _least(work, ranks, blocks, scratch, wanted[-1])
         raise InputError(
             f"memory: {memory / MIB:.0f} MiB does not hold two rows of {work.n_views} views"
-            f" × {work.columns} columns; set memory={_least(work, ranks, wanted[-1])}MiB or more."
+            f" × {work.columns} columns; set memory={least}MiB or more."
         )
-    rows = fitting[0]
-    passes = _deal(blocks, work.n_slices, ranks, rows)
-    staged = scratch and work.reads_frames and len(passes) > 1
-    by_frame = work.reads_frames and not staged
-    readings = (len(passes) if by_frame else 1) + (finds_centre and work.chunked_by_frame)
+    # Of equals the first: the most rows.
+    way = min(fitting, key=lambda way: way.cost)
+    by_frame = work.reads_frames and not way.staged
+    readings = (len(way.passes) if by_frame else 1) + (finds_centre and work.chunked_by_frame)
     n_rows = sum(len(block_slices(block, work.n_slices)) for block in blocks)
     return Plan(
-        passes=passes,
-        rows_per_rank=rows,
-        views_at_once=_views_at_once(work, _rows_at_once(work, ranks, rows), piece),
-        views_to_stage=_views_at_once(work, work.n_slices, piece),
-        staged=staged,
+        passes=way.passes,
+        rows_per_rank=way.rows,
+        reading=way.reading,
+        staging=way.staging,
+        staged=way.staged,
         readings=readings,
-        phase_retrievals=(1 if staged else len(passes)) * work.whole_frames,
-        memory=_peak(work, ranks, rows, piece),
+        phase_retrievals=(1 if way.staged else len(way.passes)) * work.whole_frames,
+        memory=way.peak,
         disk=n_rows * _disk_per_slice(work),
-        scratch=staged * staged_bytes(work),
-        seconds=_seconds(work, passes, readings),
+        scratch=way.staged * staged_bytes(work),
+        seconds=_seconds(work, way.passes, readings),
     )
 
 
-def _least(work: Work, ranks: int, rows: int) -> int:
+@dataclass(frozen=True)
+class _Way:
+    """One way to do it: what it takes, and how often a chunk of the scan is unpacked."""
+
+    rows: int
+    passes: tuple[Pass, ...]
+    staged: bool
+    reading: Reading
+    staging: Reading
+    peak: int
+    cost: float
+
+
+def _way(
+    work: Work,
+    ranks: int,
+    memory: int,
+    blocks: list[int],
+    scratch: bool,
+    rows: int,
+    whole: bool,
+) -> _Way:
+    """Work with so many rows a rank, and with whole chunks or without."""
+    piece = min(PIECE, memory // 16)
+    passes = _deal(blocks, work.n_slices, ranks, rows)
+    staged = scratch and work.reads_frames and len(passes) > 1
+    at_once, span = _rows_at_once(work, ranks, rows), _span(work, passes)
+    # The scratch folder has rows, not chunks.
+    reading = choose_reading(work, at_once, span, piece, whole and not staged)
+    all_rows = work.n_slices
+    staging = choose_reading(work, all_rows, all_rows, piece, whole, not work.whole_frames)
+    frames = reading_bytes(work, at_once, span, reading)
+    peak = _peak(work, ranks, rows, frames)
+    if staged:
+        copied = reading_bytes(work, all_rows, all_rows, staging, not work.whole_frames)
+        peak = max(peak, _peak(work, ranks, 0, copied))
+        cost = staging.repeats(work.chunk_frames)
+    elif work.reads_frames:
+        cost = len(passes) * reading.repeats(work.chunk_frames)
+    else:
+        cost = max(1, work.chunk_rows / rows) * reading.repeats(work.chunk_frames)
+    return _Way(rows, passes, staged, reading, staging, peak, cost)
+
+
+def _span(work: Work, passes: Sequence[Pass]) -> int:
+    """Count the rows from the first to the last that one read is for."""
+    spans = [1]
+    for shares in passes:
+        for share in [sum(shares, ())] if work.reads_frames else shares:
+            if share:
+                spans.append(share[-1].stop - share[0].start)
+    return max(spans)
+
+
+def _least(work: Work, ranks: int, blocks: list[int], scratch: bool, rows: int) -> int:
     """Find the least memory (MiB) that holds so many rows: with more, more is read at once."""
     least = 0
     while True:
-        need = math.ceil(_peak(work, ranks, rows, min(PIECE, least * MIB // 16)) / MIB)
+        way = _way(work, ranks, least * MIB, blocks, scratch, rows, False)
+        need = math.ceil(way.peak / MIB)
         if need <= least:
             return least
         least = need
@@ -261,27 +321,27 @@ def _cut(block: int, n_slices: int, cut: int, rows: int) -> Portion:
     return Portion(block, start, min(start + rows, inside.stop))
 
 
-def frames_at_once(scan: Any, rows: int) -> int:
-    """Say how many views of `rows` rows to read and exchange in one step outside a plan."""
-    read = scan.n_rows if scan.chunked_by_frame else rows
-    per_view = scan.n_columns * (read * np.dtype(scan.dtype).itemsize + rows * FLOAT * 4)
-    return max(1, min(scan.n_views, PIECE // per_view))
+def reading_outside_plan(scan: Any, rows: int, whole_frames: bool = False) -> Reading:
+    """Say how to read a few rows, `rows` of them, outside a plan."""
+    item = np.dtype(scan.dtype).itemsize
+
+    def at_once(read: int) -> int:
+        per_view = scan.n_columns * (read * item + rows * FLOAT * 4)
+        return max(1, min(scan.n_views, PIECE // per_view))
+
+    if whole_frames or (scan.chunk_frames == 1 and not scan.chunked_by_frame):
+        views = at_once(scan.n_rows if scan.chunked_by_frame else rows)
+        return Reading(scan.n_rows, views, views)
+    frames, band = min(scan.chunk_frames, scan.n_views), scan.chunk_rows
+    if frames * band * scan.n_columns * item > PIECE and frames > 1:
+        band = 1
+    step = at_once(band)
+    return Reading(band, max(step // frames, 1) * frames, step, True)
 
 
 def _rows_at_once(work: Work, ranks: int, rows: int) -> int:
     """Count the rows of the frames that a rank reads: every rank's, or its own alone."""
     return min(rows * ranks if work.reads_frames else rows, work.n_slices)
-
-
-def _views_at_once(work: Work, rows: int, piece: int) -> int:
-    return max(1, min(work.n_views, piece // _bytes_per_view(work, rows)))
-
-
-def _bytes_per_view(work: Work, rows: int) -> int:
-    """Raw, corrected, a temporary, outgoing and incoming, for one view of a step."""
-    read = work.frame_rows if work.reads_frames else rows
-    corrected = 2 * work.frame_rows if work.whole_frames else rows
-    return work.columns * (read * work.item + (corrected + 3 * rows) * FLOAT)
 
 
 def projector_bytes(views: int, columns: int, size: int | None = None) -> int:
@@ -291,7 +351,8 @@ def projector_bytes(views: int, columns: int, size: int | None = None) -> int:
     return int(views * (30 * samples + 14 * columns) + 24 * size**2)
 
 
-def _peak(work: Work, ranks: int, rows: int, piece: int) -> int:
+def _peak(work: Work, ranks: int, rows: int, reading: int) -> int:
+    """Add up the peak of a rank that holds so many rows; `reading` bytes go by."""
     at_once = _rows_at_once(work, ranks, rows)
     rows = min(rows, work.n_slices)
     wide = work.columns + 2 * work.padding
@@ -300,9 +361,8 @@ def _peak(work: Work, ranks: int, rows: int, piece: int) -> int:
     projectors = sum(projector_bytes(views, wide, work.columns) for views in geometries)
     flat_rows = work.frame_rows if work.whole_frames else at_once
     flats = work.flat_groups * flat_rows * work.columns * FLOAT
-    frames = flats + _views_at_once(work, at_once, piece) * _bytes_per_view(work, at_once)
     # A chunk is held packed and unpacked, beside what is taken from it.
-    frames += int(1.5 * work.chunk_pixels * work.item)
+    frames = flats + reading + int(1.5 * work.chunk_pixels * work.item)
     # Two slices of each kind, and what a transform needs in passing.
     pair = 2 * work.kinds * work.slice_bytes + 8 * work.columns**2
     pair += 2 * work.n_low * work.columns * FLOAT

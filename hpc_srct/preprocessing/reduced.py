@@ -57,6 +57,7 @@ class ReducedScan:
         self.pixel_size = None if scan.pixel_size is None else scan.pixel_size * binning
         self.chunked_by_frame, self.chunk_frames = scan.chunked_by_frame, scan.chunk_frames
         self.chunk_rows = max(1, scan.chunk_rows // binning)
+        self.chunk_starts = scan.chunk_starts
         self.flat_groups, self.dark_groups = scan.flat_groups, scan.dark_groups
         self.n_flats, self.n_darks = scan.n_flats, scan.n_darks
         self.file_bytes = scan.file_bytes

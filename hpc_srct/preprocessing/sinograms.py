@@ -19,6 +19,7 @@ from hpc_srct.preprocessing.frames import (
     runs_of,
 )
 from hpc_srct.preprocessing.phase import phase_step
+from hpc_srct.preprocessing.reading import Reading, sweeps
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
@@ -44,13 +45,8 @@ class SinogramReader:
     times: Times
 
     def read(
-        self,
-        rows: np.ndarray,
-        shares: Sequence[slice],
-        views_at_once: int,
-        views: np.ndarray | None = None,
-        dose: Dose | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, rows: np.ndarray, shares: Sequence[slice], reading: Reading, dose: Dose | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Read, correct, and exchange where some rows cost whole frames.
 
         Elsewhere each rank reads its own rows: nothing to send, nobody to wait for.
@@ -61,50 +57,51 @@ class SinogramReader:
             Detector rows, rising.
         shares
             Which of them each rank gets.
-        views_at_once
-            Views that each rank reads and gives away in one step.
-        views
-            Views to read; default all.
+        reading
+            How frames are read.
         dose
-            Fewer photons; None: as they were counted.
+            Fewer photons, for the low-dose views.
 
         Returns
         -------
         sinograms : ndarray (row of this rank's share, view, column) float32
+        low : ndarray (row of this rank's share, low-dose view, column) float32, or None
+            With fewer photons, where a dose is given.
         clipped : ndarray (row of this rank's share,) int64
             Values raised to the floor.
         """
         if self.communicator.size > 1 and not self._needs_frames:
             mine = shares[self.communicator.rank]
             alone = replace(self, communicator=Communicator())
-            return alone.read(rows[mine], [slice(0, len(rows[mine]))], views_at_once, views, dose)
+            return alone.read(rows[mine], [slice(0, len(rows[mine]))], reading, dose)
+        n_views, n_columns = self.scan.n_views, self.scan.n_columns
+        low_views = self.settings.low_views(n_views)
         if not len(rows):
-            n_views = self.scan.n_views if views is None else len(views)
-            nothing = np.empty((0, n_views, self.scan.n_columns), np.float32)
-            return nothing, np.zeros(0, np.int64)
+            nothing = np.empty((0, n_views, n_columns), np.float32)
+            low = None if dose is None else nothing[:, : len(low_views)]
+            return nothing, low, np.zeros(0, np.int64)
         now = time.perf_counter()
-        frames = self.frames(rows, views, dose)
+        frames = self.frames(rows, dose)
         now = self.times.add("correct", now)
         before = self.times.read + self.times.correct
-        sinograms = frames_for_rows(
+        made = frames_for_rows(
             frames.line_integrals,
-            len(frames.views),
-            self.scan.n_columns,
+            frames.kinds(n_views),
+            n_columns,
             shares,
             self.communicator,
-            views_at_once,
+            sweeps(rows, n_views, reading, self.scan.chunk_starts, self.communicator.size),
         )
         clipped = total(frames.clipped, self.communicator)[shares[self.communicator.rank]]
         self.times.add("exchange", now + self.times.read + self.times.correct - before)
-        return sinograms, clipped
+        return made[0], in_their_order(made[1], low_views) if dose else None, clipped
 
-    def frames(
-        self, rows: np.ndarray, views: np.ndarray | None = None, dose: Dose | None = None
-    ) -> FrameWise:
+    def frames(self, rows: np.ndarray, dose: Dose | None = None) -> FrameWise:
         """Make what reads and corrects frames for some rows; see `read`."""
-        views = np.arange(self.scan.n_views) if views is None else views
         phase = phase_step(self.settings, self.scan)
         read = np.arange(self.scan.n_rows) if phase else rows
+        if hasattr(self.source, "prepare"):
+            self.source.prepare(slice(int(read[0]), int(read[-1]) + 1))
         return FrameWise(
             self.source,
             self._reads_frames,
@@ -112,8 +109,8 @@ class SinogramReader:
             self._fields(read),
             self.settings.floor,
             self.times,
-            views=views,
             dose=dose,
+            low_views=np.sort(self.settings.low_views(self.scan.n_views)),
             beam=self._beam(),
             phase=phase,
             keep=rows if phase else None,
@@ -137,3 +134,9 @@ class SinogramReader:
         if self.communicator.size > 1:
             parts = [part for share in self.communicator.mpi.allgather(parts) for part in share]
         return Fields.joined(parts)
+
+
+def in_their_order(low: np.ndarray, low_views: np.ndarray) -> np.ndarray:
+    """Bring sinograms of rising low-dose views into the order in which these are named."""
+    order = np.argsort(np.argsort(low_views))
+    return low if (np.diff(order) == 1).all() else low[:, order]

@@ -19,8 +19,10 @@ import numpy as np
 
 from hpc_srct.errors import MachineError
 from hpc_srct.files import machine_error
-from hpc_srct.preprocessing.exchange import share_of_views, together, total
+from hpc_srct.preprocessing.exchange import together, total
 from hpc_srct.preprocessing.frames import FrameWise, Times
+from hpc_srct.preprocessing.reading import Reading, sweeps
+from hpc_srct.preprocessing.sinograms import in_their_order
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan
 
@@ -67,13 +69,12 @@ class StagedFrames:
                     left = left[count:]
         return out
 
-    def put(self, views: np.ndarray, frames: np.ndarray) -> None:
-        """Write a run of views, all rows."""
-        first = int(views[0])
+    def put(self, first_view: int, frames: np.ndarray, first_row: int) -> None:
+        """Write a run of views, some rows of each."""
         with open(self.path, "rb+", buffering=0) as file:
-            for i in range(self._n_rows):
+            for i in range(frames.shape[1]):
                 line = memoryview(np.ascontiguousarray(frames[:, i])).cast("B")
-                file.seek(self._place(self._first + i, first))
+                file.seek(self._place(first_row + i, first_view))
                 while line:
                     line = line[file.write(line) :]
 
@@ -88,10 +89,10 @@ def stage(
     folder: Path,
     store: Path,
     communicator: Communicator,
-    views_at_once: int,
+    reading: Reading,
     times: Times,
 ) -> StagedFrames:
-    """Copy a scan's projections into the scratch folder, each rank its share of the views.
+    """Copy a scan's projections into the scratch folder, each rank its share of them.
 
     Parameters
     ----------
@@ -109,10 +110,13 @@ def stage(
     path = _scratch_file(scan, folder, store, "raw")
     staged = StagedFrames(path, rows, scan.n_views, scan.n_columns, scan.dtype)
     together(communicator, lambda: _begin(path))
-    mine = share_of_views(scan.n_views, communicator.rank, communicator.size)
-    for first in range(0, len(mine), views_at_once):
-        views = mine[first : first + views_at_once]
-        _put(staged, views, scan.projections(views, slice(rows.start, rows.stop)))
+    steps = sweeps(np.array(rows), scan.n_views, reading, scan.chunk_starts, communicator.size)
+    for step in steps[communicator.rank]:
+        if step.views.start != step.read.start:  # nothing to correct: all that is read, at once
+            continue
+        views = np.arange(step.read.start, step.read.stop)
+        there = slice(rows.start + step.rows.start, rows.start + step.rows.stop)
+        _put(staged, step.read.start, scan.projections(views, there), there.start)
     communicator.barrier()
     times.add("read", now)
     return staged
@@ -128,16 +132,22 @@ class StagedSinograms:
         Of all views; of the low dose, where that has fewer photons.
     clipped : ndarray of int
         Values raised to the floor, by row from the first.
+    first_row : int
+    low_views : ndarray of int
+        In the order in which they are given.
     """
 
     full: StagedFrames
     low: StagedFrames | None
     clipped: np.ndarray
     first_row: int
+    low_views: np.ndarray
 
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
         """Give sinograms of some rows, those of fewer photons, and how much was clipped."""
-        low = None if self.low is None else self.low.sinograms(rows)
+        low = None
+        if self.low is not None:
+            low = in_their_order(self.low.sinograms(rows), self.low_views)
         return self.full.sinograms(rows), low, self.clipped[rows - self.first_row]
 
 
@@ -147,9 +157,9 @@ def stage_sinograms(
     folder: Path,
     store: Path,
     communicator: Communicator,
-    views_at_once: int,
-    full: FrameWise,
-    low: FrameWise | None,
+    reading: Reading,
+    frames: FrameWise,
+    low_views: np.ndarray,
 ) -> StagedSinograms:
     """Correct a scan's frames once, and lay their line integrals out by rows.
 
@@ -157,29 +167,32 @@ def stage_sinograms(
 
     Parameters
     ----------
-    full, low
-        Read and correct frames, and give `rows`; `low` with fewer photons, where asked for.
+    frames
+        Reads and corrects frames, and gives `rows`; with fewer photons too, where asked for.
+    low_views
+        Low-dose views, in the order in which they are named.
 
     Raises
     ------
     MachineError
         The scratch folder cannot be written.
     """
-    staged = {}
-    for name, frames in (("full", full), ("low", low)):
-        if frames is None:
-            staged[name] = None
-            continue
-        path, count = _scratch_file(scan, folder, store, name), len(frames.views)
-        staged[name] = StagedFrames(path, rows, count, scan.n_columns, np.float32)
+    kinds = frames.kinds(scan.n_views)
+    staged = []
+    for name, views in zip(("full", "low"), kinds, strict=False):
+        path = _scratch_file(scan, folder, store, name)
+        staged.append(StagedFrames(path, rows, len(views), scan.n_columns, np.float32))
         together(communicator, lambda path=path: _begin(path))
-        mine = share_of_views(count, communicator.rank, communicator.size)
-        for first in range(0, len(mine), views_at_once):
-            which = mine[first : first + views_at_once]
-            _put(staged[name], which, frames.line_integrals(which))
-        communicator.barrier()
-    clipped = total(full.clipped, communicator)
-    return StagedSinograms(staged["full"], staged["low"], clipped, rows.start)
+    steps = sweeps(np.array(rows), scan.n_views, reading, scan.chunk_starts, communicator.size)
+    for step in steps[communicator.rank]:
+        parts = zip(staged, kinds, frames.line_integrals(step), strict=True)
+        for one, views, made in parts:
+            first = int(np.searchsorted(views, step.views.start))
+            _put(one, first, made, rows.start + step.rows.start)
+    communicator.barrier()
+    clipped = total(frames.clipped, communicator)
+    low = staged[1] if len(staged) > 1 else None
+    return StagedSinograms(staged[0], low, clipped, rows.start, low_views)
 
 
 def _scratch_file(scan: Scan, folder: Path, store: Path, kind: str) -> Path:
@@ -196,9 +209,9 @@ def _begin(path: Path) -> None:
         raise machine_error(path, error) from error
 
 
-def _put(staged: StagedFrames, views: np.ndarray, frames: np.ndarray) -> None:
+def _put(staged: StagedFrames, first_view: int, frames: np.ndarray, first_row: int) -> None:
     try:
-        staged.put(views, frames)
+        staged.put(first_view, frames, first_row)
     except OSError as error:
         raise machine_error(staged.path, error) from error
 

@@ -104,6 +104,12 @@ class Scan:
         """Where each projection stands among all frames of its dataset."""
         return self._parts.views
 
+    @property
+    def chunk_starts(self) -> np.ndarray:
+        """Projections at which a chunk of frames begins."""
+        chunks = self._parts.views // self.chunk_frames
+        return np.flatnonzero(np.diff(chunks, prepend=-1))
+
     def projections(self, views: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """Read projections as raw counts.
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hpc_srct.errors import InputError
-from hpc_srct.preprocessing.exchange import frames_for_rows, share_of_views, together
+from hpc_srct.preprocessing.exchange import frames_for_rows, together
+from hpc_srct.preprocessing.reading import Reading, sweeps
 from hpc_srct.ranks import Communicator
 
 from .conftest import MPIEXEC, environment
@@ -19,7 +20,8 @@ DRIVER = """
 import sys
 import numpy as np
 from mpi4py import MPI
-from hpc_srct.preprocessing.exchange import frames_for_rows, share_of_views, total, together
+from hpc_srct.preprocessing.exchange import frames_for_rows, total, together
+from hpc_srct.preprocessing.reading import Reading, sweeps
 from hpc_srct.ranks import Communicator
 from hpc_srct.errors import InputError
 
@@ -28,21 +30,31 @@ comm = Communicator(world.Get_rank(), world.Get_size(), world)
 V, W, N = 11, 7, 3
 asked = []
 
-def produce(views):
-    asked.extend(views.tolist())
-    frames = views[:, None, None] * 10000 + np.arange(W)[:, None] * 100 + np.arange(N)
-    return frames.astype(np.float32)
+LOW = np.array([0, 3, 4, 9])
+
+def produce(step):
+    views, rows = (np.arange(part.start, part.stop) for part in (step.views, step.rows))
+    asked.extend((row, view) for row in rows.tolist() for view in views.tolist())
+    for kind in (views, -np.intersect1d(views, LOW)):
+        frames = kind[:, None, None] * 10000 + rows[:, None] * 100 + np.arange(N)
+        yield frames.astype(np.float32)
 
 cuts = [0, 4, 4, 7] if comm.size == 3 else np.linspace(0, W, comm.size + 1).astype(int).tolist()
 shares = [slice(a, b) for a, b in zip(cuts, cuts[1:])]
-for at_once in (1, 3, 100):
+readings = [Reading(W, step, step) for step in (1, 3, 100)]
+readings += [Reading(W, 4, 3, True), Reading(2, 4, 3, True), Reading(2, 8, 8, True)]
+for reading in readings:
     asked.clear()
-    rows = frames_for_rows(produce, V, N, shares, comm, at_once)
+    all_steps = sweeps(np.arange(W), V, reading, np.array([0, 2, 6, 10]), comm.size)
+    rows, low = frames_for_rows(produce, [np.arange(V), LOW], N, shares, comm, all_steps)
     mine = np.arange(W)[shares[comm.rank]]
     right = np.arange(V)[:, None] * 10000 + mine[:, None, None] * 100 + np.arange(N)
     assert rows.dtype == np.float32 and np.array_equal(rows, right), rows
-    # No view is read by two ranks.
-    assert asked == share_of_views(V, comm.rank, comm.size).tolist()
+    right = -LOW[:, None] * 10000 + mine[:, None, None] * 100 + np.arange(N)
+    assert np.array_equal(low, right), low
+    # Nothing is read by two ranks.
+    read = [pixel for part in comm.mpi.allgather(asked) for pixel in part]
+    assert sorted(read) == [(row, view) for row in range(W) for view in range(V)]
 assert total(np.array([comm.rank, 1]), comm).tolist() == [sum(range(comm.size)), comm.size]
 assert together(comm, lambda: comm.rank + 5) == 5
 try:
@@ -70,18 +82,17 @@ def test_on_real_ranks(ranks):
 
 def test_alone():
     frames = np.arange(5 * 4 * 3, dtype=np.float32).reshape(5, 4, 3)
-    for at_once in (1, 2, 9):
-        rows = frames_for_rows(
-            lambda views: frames[views], 5, 3, [slice(1, 4)], Communicator(), at_once
+    for step, height in ((1, 4), (2, 4), (9, 4), (3, 3), (2, 1)):
+        steps = sweeps(np.arange(4), 5, Reading(height, step, step), np.arange(5), 1)
+        (rows,) = frames_for_rows(
+            lambda step: [frames[step.views, step.rows]],
+            [np.arange(5)],
+            3,
+            [slice(1, 4)],
+            Communicator(),
+            steps,
         )
         np.testing.assert_array_equal(rows, frames[:, 1:4].swapaxes(0, 1))
-
-
-def test_shares_of_views_cover_all_in_order():
-    for n_views in (1, 2, 7, 100):
-        for ranks in (1, 2, 3, 8):
-            views = np.concatenate([share_of_views(n_views, r, ranks) for r in range(ranks)])
-            assert views.tolist() == list(range(n_views))
 
 
 def test_an_error_alone_is_raised_as_it_is():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hpc_srct.preprocessing.frames import Times
+from hpc_srct.preprocessing.reading import Reading
 from hpc_srct.preprocessing.sinograms import SinogramReader
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import open_scan
@@ -33,7 +34,8 @@ class Watched:
 def read(source, scan, shares, communicator, *settings):
     settings = load(PreprocessingSettings, overrides=settings)
     reader = SinogramReader(scan, source, settings, communicator, Times())
-    return reader.read(ROWS, shares, 5)
+    sinograms, _, clipped = reader.read(ROWS, shares, Reading(scan.n_rows, 5, 5))
+    return sinograms, clipped
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])

@@ -148,14 +148,14 @@ class Table:
 
     def rich(self) -> RichTable:
         """Lay the table out for a terminal; the best PSNR and SSIM of a column are bold."""
-        table = RichTable(title=self.title, caption="\n".join(self.footnotes()))
+        table = RichTable(title=escape(self.title), caption=escape("\n".join(self.footnotes())))
         table.caption_justify = "left"
         table.add_column("", no_wrap=True)
         rows = self._texts()
         widths = [max((len(row[i][0]) for row in rows), default=0) for i in range(len(rows[0]))]
         heads = [f"{what}\n{c.title}" for c in self.columns for what in ("PSNR", "SSIM")]
         for head, width in zip(heads, widths[1:], strict=True):
-            table.add_column(head, justify="right", min_width=width)
+            table.add_column(escape(head), justify="right", min_width=width)
         for row in rows:
             table.add_row(*(f"[bold]{escape(t)}[/bold]" if best else escape(t) for t, best in row))
         return table
@@ -192,10 +192,7 @@ class Table:
         for method in self.methods:
             for column in self.columns:
                 if (cell := self.cell(method, column)) is not None:
-                    values = {
-                        k: None if isinstance(v, float) and not math.isfinite(v) else v
-                        for k, v in asdict(cell).items()
-                    }
+                    values = {k: plain(v) for k, v in asdict(cell).items()}
                     yield {"method": method, **asdict(column), **values}
 
     def _texts(self) -> list[list[tuple[str, bool]]]:
@@ -209,6 +206,11 @@ class Table:
                 for row, text, mean in zip(rows, texts, means, strict=True):
                     row.append((text, len(rows) > 1 and mean == top > -math.inf))
         return rows
+
+
+def plain(value: Any) -> Any:
+    """Give a value that JSON knows: null for what is not a finite number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(by_seed: dict[int | None, dict[int | str, Scores]]) -> Cell:

@@ -80,6 +80,20 @@ def test_rich_table_shows_convention_and_every_value(table):
         assert words in text
 
 
+def test_brackets_in_names_are_shown():
+    datasets = ("st [hann]", "st [/ramp]")
+    table = Table.of(
+        [Entry("UNet", name, "truth", 0, Scores(30.0, 0.9)) for name in datasets],
+        notes=["tuned on [bold]"],
+        title="[red]",
+    )
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table.rich())
+    text = console.export_text()
+    for words in (*datasets, "tuned on [bold]", "[red]"):
+        assert words in text
+
+
 def test_slices_without_a_score_are_left_out_and_named():
     table = Table.of(
         [Entry("UNet", "foam", "truth", 0, Scores(30.0, 0.9))]

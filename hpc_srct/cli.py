@@ -209,7 +209,7 @@ def enhance(
     overrides: Overrides = None,
     config: Config = None,
     tiff: Annotated[Path | None, typer.Option("--tiff", metavar="DIR", help="Export TIFF.")] = None,
-    bits: Annotated[int, typer.Option("--bits", help="TIFF depth: 32, 16 or 8.")] = 32,
+    bits: Annotated[int | None, typer.Option("--bits", help="TIFF: 32 (default), 16, 8.")] = None,
     per_metre: Annotated[
         bool, typer.Option("--per-metre", help="TIFF in attenuation per metre.")
     ] = False,
@@ -247,7 +247,7 @@ def evaluate(
     ] = None,
     role: Annotated[
         list[str] | None,
-        typer.Option("--role", help="Whose stores: train, validation, test (default); repeatable."),
+        typer.Option("--role", help="Whose stores, without --store: train, validation or test."),
     ] = None,
     reference: Annotated[
         str | None, typer.Option("--reference", help="Judge against truth or full.")
@@ -265,7 +265,7 @@ def evaluate(
         runs,
         store,
         out=out,
-        roles=role or ("test",),
+        roles=role,
         reference=reference,
         slices=slices,
         precision=precision,

@@ -21,6 +21,7 @@ from scipy.ndimage import gaussian_filter
 from hpc_srct import console
 from hpc_srct.errors import InputError
 from hpc_srct.evaluation.metrics import evaluation_mask, psnr
+from hpc_srct.evaluation.tables import plain
 from hpc_srct.slices import SliceStore
 from hpc_srct.tomography.projector import Projector
 from hpc_srct.tomography.variational import tv_denoise, tv_reconstruct
@@ -201,15 +202,22 @@ class Baselines:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values."""
-        plain = asdict(self)
-        plain["parameters"] = {k: None if math.isnan(v) else v for k, v in self.parameters.items()}
-        return plain
+        values = asdict(self)
+        for key in ("parameters", "validation_psnr"):
+            values[key] = {name: plain(value) for name, value in values[key].items()}
+        return values
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Baselines:
+    def from_json(cls, values: Mapping[str, Any]) -> Baselines:
         """Read back what `to_json` gave."""
-        values = {k: math.nan if v is None else float(v) for k, v in plain["parameters"].items()}
-        return cls(values, dict(plain["validation_psnr"]), list(plain["tuned_on"]))
+        parameters, psnrs = (
+            {
+                name: math.nan if value is None else float(value)
+                for name, value in values[key].items()
+            }
+            for key in ("parameters", "validation_psnr")
+        )
+        return cls(parameters, psnrs, list(values["tuned_on"]))
 
 
 UNTUNED = Baselines({RAMP: math.nan})

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hpc_srct.evaluation.tables import Column, Entry, Table
+from hpc_srct.evaluation.tables import Column, Entry, Table, plain
 from hpc_srct.workflows import baselines as classical
 from hpc_srct.workflows.runs import Run
+
+# Rounding in fp32 alone gives 140 dB: slices above this equal their reference.
+EQUAL_DB = 120.0
 
 
 @dataclass(frozen=True)
 class Gain:
     """A network against the best post-processing row of a column, in PSNR and in SSIM.
 
-    `over_psnr` and `over_ssim` name the row that is best in each.
+    `over_psnr` and `over_ssim` name the row that is best in each. `psnr` is NaN where one of the
+    two equals the reference.
     """
 
     method: str
@@ -26,6 +31,10 @@ class Gain:
     over_psnr: str
     over_ssim: str
 
+    @property
+    def is_number(self) -> bool:
+        return math.isfinite(self.psnr) and math.isfinite(self.ssim)
+
     def sentence(self) -> str:
         return (
             f"{self.method} on {self.column.title}: {self.psnr:+.2f} dB over {self.over_psnr},"
@@ -33,8 +42,8 @@ class Gain:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain values."""
-        values = {key: value for key, value in asdict(self).items() if key != "column"}
+        """Give plain values; what is not a number is null."""
+        values = {key: plain(value) for key, value in asdict(self).items() if key != "column"}
         return {**asdict(self.column), **values}
 
 
@@ -51,7 +60,7 @@ def gains_of(table: Table, networks: Sequence[str]) -> list[Gain]:
             Gain(
                 method,
                 column,
-                rows[method].psnr - rows[over_psnr].psnr,
+                _decibels(rows[method].psnr, rows[over_psnr].psnr),
                 rows[method].ssim - rows[over_ssim].ssim,
                 over_psnr,
                 over_ssim,
@@ -60,6 +69,10 @@ def gains_of(table: Table, networks: Sequence[str]) -> list[Gain]:
             if method in rows
         ]
     return gains
+
+
+def _decibels(psnr: float, other: float) -> float:
+    return psnr - other if max(psnr, other) < EQUAL_DB else math.nan
 
 
 def precision_gaps(entries: Sequence[Entry], runs: Sequence[Run]) -> Iterator[str]:
@@ -88,8 +101,9 @@ def _gaps(entries: Sequence[Entry], full: Sequence[Run], other: Sequence[Run]) -
     which = ", ".join(str(seed) for seed in sorted(seeds, key=str))
     for column in both.columns:
         before, after = (both.cells[method, column] for method in methods)
-        yield (
-            f"O0 − {other[0].precision} gap of {methods[0].partition(' (')[0]} on {column.title}:"
-            f" {before.psnr - after.psnr:+.2f} dB, {before.ssim - after.ssim:+.4f} SSIM"
-            f" (seed {which} of both)."
-        )
+        psnr, ssim = _decibels(before.psnr, after.psnr), before.ssim - after.ssim
+        if math.isfinite(psnr) and math.isfinite(ssim):
+            yield (
+                f"O0 − {other[0].precision} gap of {methods[0].partition(' (')[0]} on"
+                f" {column.title}: {psnr:+.2f} dB, {ssim:+.4f} SSIM (seed {which} of both)."
+            )

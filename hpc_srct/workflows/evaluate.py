@@ -1,7 +1,7 @@
 """`srct evaluate`: trained runs and classical methods on the same slices, in one table.
 
-Each run's scores per slice go into its own folder (``evaluation/STORE.csv``); the table and the
-pictures into the output folder.
+Each run's scores per slice go into its own folder (``evaluation/STORE.csv``), or beside the table
+where that cannot be written; the table and the pictures into the output folder.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rich.text import Text
 from hpc_srct import console
 from hpc_srct.enhancement import Enhancer
 from hpc_srct.enhancement.fit import check_fit
+from hpc_srct.errors import MachineError
 from hpc_srct.evaluation import figures, metrics
 from hpc_srct.evaluation.metrics import Scores
 from hpc_srct.evaluation.tables import Entry, Table
@@ -32,7 +33,7 @@ from hpc_srct.workflows.baselines import Baselines, Source
 from hpc_srct.workflows.comparisons import Gain, gains_of, precision_gaps
 from hpc_srct.workflows.costs import Costs, costs_of
 from hpc_srct.workflows.judged import Judged, judged_slices, leaks
-from hpc_srct.workflows.runs import Run, open_runs
+from hpc_srct.workflows.runs import Run, distinct_names, open_runs
 
 FOLDER = "evaluation"
 # What a network gains on slices that it, or the choice of it, has seen is not worth a sentence.
@@ -69,7 +70,8 @@ class Evaluation:
     files: list[Path] = field(default_factory=list)
 
     def __rich__(self) -> RenderableType:
-        lines = [gain.sentence() for gain in self.gains if gain.column.dataset not in LEARNED]
+        told = (gain for gain in self.gains if gain.column.dataset not in LEARNED)
+        lines = [gain.sentence() for gain in told if gain.is_number]
         lines += [f"picture: {path}" for path in self.pictures]
         lines += [f"written: {path}" for path in self.files]
         costs = [] if self.costs is None else [self.costs]
@@ -92,7 +94,7 @@ def evaluate(
     store: Sequence[Path | str] | Path | str | None = None,
     *,
     out: Path | str | None = None,
-    roles: Sequence[str] = ("test",),
+    roles: Sequence[str] | None = None,
     tune_on: Sequence[Path | str] | None = None,
     reference: str | None = None,
     slices: int | None = None,
@@ -111,7 +113,8 @@ def evaluate(
     out
         Folder for the table and the pictures; default ``evaluation`` in the first run's folder.
     roles
-        Which of ``train``, ``validation``, ``test`` to judge on.
+        Which of ``train``, ``validation``, ``test`` to judge on, where `store` is not given;
+        default ``test``.
     tune_on
         Stores that tune the classical methods, against what the first run learned from (its
         label) where they have it; default the runs' validation stores.
@@ -130,7 +133,7 @@ def evaluate(
     ------
     InputError
         A run that has not ended, no stores to judge on, a store without a reference or with
-        slices that a network does not know.
+        slices that a network does not know, an option that would have no effect.
     """
     found = open_runs(runs)
     data = judged_slices(found, store, roles, reference, slices)
@@ -311,10 +314,17 @@ def _write(
     written = [out / "table.md", out / "table.csv", out / "table.json"]
     write_text(written[0], table.markdown())
     write_text(written[1], table.csv())
-    for run in runs:
+    names = distinct_names([run.folder for run in runs])
+    for run, name in zip(runs, names, strict=True):
         for part in data:
-            path = run.folder / FOLDER / f"{part.name}.csv"
-            write_text(path, _per_slice(part, run, entries))
+            path, text = run.folder / FOLDER / f"{part.name}.csv", _per_slice(part, run, entries)
+            try:
+                write_text(path, text)
+            except MachineError as error:
+                # Models are shared from places that only few may write to.
+                path = out / name / path.name
+                console.warn(f"{error}\nThese scores go into {path}.")
+                write_text(path, text)
             written.append(path)
     return written
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_srct.errors import InputError
-from hpc_srct.evaluation.metrics import evaluation_mask
+from hpc_srct.evaluation.metrics import REFERENCES, evaluation_mask
 from hpc_srct.settings.experiment import ROLES
 from hpc_srct.slices import SliceStore
 from hpc_srct.workflows.runs import Run, distinct_names, store_folder
@@ -55,7 +55,7 @@ class Judged:
 def judged_slices(
     runs: Sequence[Run],
     stores: Sequence[Path | str] | Path | str | None = None,
-    roles: Sequence[str] = ("test",),
+    roles: Sequence[str] | None = None,
     reference: str | None = None,
     slices: int | None = None,
 ) -> list[Judged]:
@@ -66,10 +66,19 @@ def judged_slices(
     Raises
     ------
     InputError
-        An unknown role, no stores, a store that is not one or has no reference.
+        An unknown role or reference, stores and roles both, no stores, a store that is not one or
+        has no reference.
     """
+    if roles and stores:
+        raise InputError(
+            "--role: has no effect on the stores given with --store, which are all taken for test"
+            " stores. Leave one of them out."
+        )
+    roles = roles or ("test",)
     if unknown := [role for role in roles if role not in ROLES]:
         raise InputError(f"role '{unknown[0]}': unknown; known: {', '.join(ROLES)}.")
+    if reference is not None and reference not in REFERENCES:
+        raise InputError(f"--reference: expected {' or '.join(REFERENCES)}; found '{reference}'.")
     if isinstance(stores, str | Path):
         stores = [stores]
     if stores:
@@ -102,7 +111,7 @@ def reference_of(store: SliceStore, wanted: str | None = None) -> str:
     InputError
         It has not the one wanted, or neither.
     """
-    for name in (wanted,) if wanted else ("truth", "full"):
+    for name in (wanted,) if wanted else REFERENCES:
         if name in store.names:
             return name
     missing = f"'{wanted}'" if wanted else "'truth' or 'full'"

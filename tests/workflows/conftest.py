@@ -24,7 +24,7 @@ def make_store(tmp_path_factory):
         about = {"size": 64, "rows": 4, "views": 72, "photons": 1e4, **settings}
         simulate_scan(SimulationSettings(**about), folder / "scan.h5")
         how = {"views": "1/4", "centre": 31.5 + about.get("centre_offset", 0.0)}
-        how = PreprocessingSettings(**how, **(preprocessing or {}))
+        how = PreprocessingSettings(**{**how, **(preprocessing or {})})
         preprocess(folder / "scan.h5", folder / name, how)
         return folder / name
 

@@ -18,6 +18,7 @@ from hpc_srct.models import build
 from hpc_srct.models.files import load_model, save_model
 from hpc_srct.workflows import evaluate as workflow
 from hpc_srct.workflows.baselines import NAMES, RAMP
+from hpc_srct.workflows.comparisons import gains_of
 from hpc_srct.workflows.costs import costs_of
 from hpc_srct.workflows.evaluate import evaluate
 from hpc_srct.workflows.runs import distinct_names, open_runs
@@ -290,6 +291,40 @@ def test_slices_that_a_network_does_not_know_are_refused(make_run, trained_on, m
     assert not (runs[0] / "evaluation").exists()
 
 
+def test_scores_go_beside_the_table_where_the_run_cannot_be_written(make_run, tmp_path, capsys):
+    run, out = make_run("shared"), tmp_path / "out"
+    # A file in the folder's place: permissions and read-only disks do not stop every tester.
+    (run / "evaluation").touch()
+    found = evaluate([run], tune_on=[], out=out, slices=1, device="cpu")
+    rows = list(csv.DictReader((out / "shared" / "test.csv").open()))
+    assert {row["method"] for row in rows} == {RAMP, "UNet (O0)"}
+    plain = json.loads((out / "table.json").read_text())
+    assert str(out / "shared" / "test.csv") in plain["files"] and plain == found.to_json()
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_what_equals_its_reference_gives_no_number(make_run, make_store, capsys):
+    """All views in both: the input is its own reference, as in the store that enhance makes."""
+    store = make_store("same", {"views": None})
+    runs = [make_run("a", offset(0.02)), make_run("b", precision="bf16")]
+    found = evaluate(runs, store, reference="full", device="cpu")
+    text = (runs[0] / "evaluation" / "table.json").read_text()
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    gains = json.loads(text, parse_constant=refuse)["gains"]
+    assert [gain["psnr"] for gain in gains] == [None, None]
+    console.out.print(found)
+    printed = capsys.readouterr().out
+    assert "dB over" not in printed and "gap of" not in printed
+    # To the last bit, too.
+    scores = {RAMP: Scores(np.inf, 1.0), "UNet": Scores(30.0, 0.9), "ResAttUnet": Scores(np.inf, 1)}
+    table = Table.of([Entry(name, "same", "full", 0, score) for name, score in scores.items()])
+    for gain in gains_of(table, ["UNet", "ResAttUnet"]):
+        assert not gain.is_number and gain.to_json()["psnr"] is None
+
+
 def test_slices_without_a_number_are_left_out_and_named():
     nan = float("nan")
     entries = [Entry("UNet (O0)", "t", "truth", "t:0", Scores(nan, nan), 0)]
@@ -315,3 +350,8 @@ def test_what_cannot_be_judged_is_said(make_run, tmp_path, validation):
         evaluate([], device="cpu")
     with pytest.raises(InputError, match="role 'exam': unknown"):
         evaluate([run], roles=["exam"], device="cpu")
+    with pytest.raises(InputError, match="--role: has no effect on the stores given"):
+        evaluate([run], validation, roles=["train"], device="cpu")
+    for array in ("low", "enhanced"):
+        with pytest.raises(InputError, match=f"expected truth or full; found '{array}'"):
+            evaluate([run], validation, reference=array, device="cpu")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from hpc_srct.settings.base import Settings
+from hpc_srct.settings.base import Settings, flat
 from hpc_srct.settings.experiment import ExperimentSettings
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.settings.simulation import SimulationSettings
@@ -18,7 +18,14 @@ Precision = Literal["O0", "O2", "bf16"]
 Seeds = Annotated[tuple[int, ...], Field(min_length=1)]
 
 # How a study is run and judged: may change when it goes on.
-FREE = ("ranks", "parallel", "evaluate", "slices")
+FREE = (
+    "ranks",
+    "parallel",
+    "evaluate",
+    "slices",
+    "experiment.test",
+    "experiment.emulate_fp16",
+)
 
 
 class StudySettings(Settings):
@@ -76,9 +83,14 @@ class StudySettings(Settings):
             )
         return self
 
-    def same_study(self, other: StudySettings) -> bool:
-        """Say whether scans, stores and runs are those of another study."""
-        return self.model_copy(update={key: getattr(other, key) for key in FREE}) == other
+    def differences(self, other: StudySettings) -> list[str]:
+        """Name where scans, stores and runs are not those of another study, and how."""
+        mine, its = flat(self.dump()), flat(other.dump())
+        return [
+            f"{key}={mine.get(key)!r}, now {its.get(key)!r}"
+            for key in sorted(mine.keys() | its.keys())
+            if mine.get(key) != its.get(key) and key not in FREE
+        ]
 
     def seeds_of(self, precision: Precision) -> tuple[int, ...]:
         """Seeds of the runs in one precision."""

@@ -137,9 +137,19 @@ def build(settings: ExperimentSettings, run_dir: Path, where: Ranks, resume: boo
     return parts
 
 
-def new_module(model: ModelSettings) -> nn.Module:
-    """Make a new network as the settings name it."""
-    return models.build(model.name, model.width, model.depth)
+def new_module(model: ModelSettings, init_from: str | None = None) -> nn.Module:
+    """Make a network as the settings name it: new, or with the weights of a run or model file.
+
+    Raises
+    ------
+    InputError
+        An unknown network; no such model, or one of another architecture.
+    """
+    module = models.build(model.name, model.width, model.depth)
+    if init_from is not None:
+        weights, _ = files.load_weights(init_from)
+        files.fit(module, weights, init_from)
+    return module
 
 
 def together(where: Ranks, action: Callable[[], T]) -> T:
@@ -221,11 +231,8 @@ def _engine(
 ) -> tuple[Engine, int]:
     """Build the network; a run that is resumed asks no more for the model that it began from."""
     torch.manual_seed(settings.seed)
-    module = new_module(settings.model)
+    module = new_module(settings.model, init_from)
     module.checkpointing = settings.activation_checkpointing
-    if init_from is not None:
-        weights, _ = files.load_weights(init_from)
-        files.fit(module, weights, init_from)
     parameters = sum(p.numel() for p in module.parameters())
     config = precision.deepspeed_config(settings, where.size, parameters)
     return Engine(module, config, where, settings.compile), parameters

@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,14 @@ def check_settings(run_dir: Path, settings: ExperimentSettings) -> list[str]:
                 "(init_from= takes this one's weights)."
             )
     return [f"{key}: {before.get(key)!r} → {now.get(key)!r}" for key in changed]
+
+
+def judge_on(run_dir: Path, stores: Sequence[str]) -> None:
+    """Write other test stores into the settings of a run: they matter after its end alone."""
+    tree = yaml.safe_load((run_dir / SETTINGS).read_text(encoding="utf-8"))
+    if not _same_paths(run_dir, tree.get("test"), list(stores)):
+        text = yaml.safe_dump(tree | {"test": list(stores)}, sort_keys=False)
+        write_text(run_dir / SETTINGS, text)
 
 
 def _same_paths(run_dir: Path, before: list[str] | str | None, now: list[str] | str | None) -> bool:

@@ -17,12 +17,17 @@ import yaml
 from hpc_srct import console
 from hpc_srct.errors import InputError
 from hpc_srct.files import write_text
+from hpc_srct.models import files
 from hpc_srct.settings import load
 from hpc_srct.settings.experiment import ExperimentSettings
 from hpc_srct.settings.simulation import SimulationSettings
 from hpc_srct.settings.study import StudySettings
+from hpc_srct.training import run_folder
 from hpc_srct.workflows.evaluate import Evaluation, evaluate
+from hpc_srct.workflows.feasible import check_study, named_scans
 from hpc_srct.workflows.programs import run
+
+RECORD = "study.yaml"
 
 
 def run_study(settings: StudySettings, out: Path) -> Evaluation:
@@ -44,13 +49,29 @@ def run_study(settings: StudySettings, out: Path) -> Evaluation:
     Raises
     ------
     InputError
-        The folder holds another study, or something else.
+        The folder holds another study, or something else; settings that a later step would
+        refuse.
+    MachineError
+        A precision that this machine has not.
     """
     start = time.monotonic()
-    _claim(settings, out)
-    for name, scan in settings.scans.items():
-        _reconstructed(name, scan, settings, out)
-    runs = _all_trained(experiments(settings, out), settings.parallel, out)
+    _refuse_another(settings, out)
+    wanted, scans = experiments(settings, out), named_scans(settings)
+    check_study(
+        settings,
+        to_begin=[run for run in wanted if not _began(run, out)],
+        to_train=[run for run in wanted if not _ended(run, out)],
+        to_reconstruct=[name for name in scans if not _complete(name, out)],
+    )
+    if (out / RECORD).exists():
+        console.say(f"{out}: going on with what is there.")
+    write_text(out / RECORD, yaml.safe_dump(settings.dump(), sort_keys=False))
+    for name in settings.scans:
+        if name in scans:
+            _reconstructed(name, settings, out)
+        else:
+            console.say(f"scans.{name}: left out, experiment names it in no role.")
+    runs = _all_trained(wanted, settings.parallel, out)
     result = evaluate(runs, out=out, roles=settings.evaluate, slices=settings.slices)
     console.say(f"{settings.name}: done in {time.monotonic() - start:.0f} s.")
     return result
@@ -86,19 +107,35 @@ def _store(name: str, out: Path) -> Path:
     return out / "stores" / name
 
 
-def _claim(settings: StudySettings, out: Path) -> None:
-    record = out / "study.yaml"
+def _complete(name: str, out: Path) -> bool:
+    return (_store(name, out) / "slices.h5").exists()
+
+
+def _folder(run: ExperimentSettings, out: Path) -> Path:
+    return out / "runs" / run.name
+
+
+def _began(run: ExperimentSettings, out: Path) -> bool:
+    return (_folder(run, out) / run_folder.SETTINGS).exists()
+
+
+def _ended(run: ExperimentSettings, out: Path) -> bool:
+    return (_folder(run, out) / files.NAME).exists()
+
+
+def _refuse_another(settings: StudySettings, out: Path) -> None:
+    record = out / RECORD
     if record.exists():
         # As settings, not as text: a key that a newer version added stands at its default.
-        if not load(StudySettings, record).same_study(settings):
+        found = load(StudySettings, record).differences(settings)
+        if found:
+            more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
             raise InputError(
-                f"{record}: this folder holds a study with other settings; choose another folder"
-                " (-o) or remove this one."
+                f"{record}: this folder holds a study with other settings: {found[0]}{more}.\n"
+                "Choose another folder (-o) or remove this one."
             )
-        console.say(f"{out}: going on with what is there.")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: exists and holds no study; choose another folder (-o).")
-    write_text(record, yaml.safe_dump(settings.dump(), sort_keys=False))
 
 
 def _settings_file(name: str, tree: dict, out: Path) -> Path:
@@ -107,11 +144,10 @@ def _settings_file(name: str, tree: dict, out: Path) -> Path:
     return path
 
 
-def _reconstructed(
-    name: str, scan: SimulationSettings | str, settings: StudySettings, out: Path
-) -> None:
-    if (_store(name, out) / "slices.h5").exists():
+def _reconstructed(name: str, settings: StudySettings, out: Path) -> None:
+    if _complete(name, out):
         return
+    scan = settings.scans[name]
     raw = Path(scan) if isinstance(scan, str) else out / "scans" / f"{name}.h5"
     if isinstance(scan, SimulationSettings) and not raw.exists():
         run(["simulate", raw, "-c", _settings_file(name, scan.dump(), out)])
@@ -146,10 +182,11 @@ def _trained(
     label: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> Path:
-    folder = out / "runs" / experiment.name
-    if not (folder / "model.safetensors").exists():
-        words = ["train", _settings_file(experiment.name, experiment.dump(), out)]
-        words += ["--run-dir", folder]
-        begun = (folder / "settings.yaml").exists()
-        run(words + (["--resume"] if begun else []), label=label, environment=environment)
+    folder = _folder(experiment, out)
+    if _ended(experiment, out):
+        run_folder.judge_on(folder, experiment.absolute().test)
+        return folder
+    words = ["train", _settings_file(experiment.name, experiment.dump(), out)]
+    words += ["--run-dir", folder] + (["--resume"] if _began(experiment, out) else [])
+    run(words, label=label, environment=environment)
     return folder

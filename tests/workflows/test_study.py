@@ -106,15 +106,15 @@ def test_a_tiny_study_runs_to_its_table_and_goes_on_and_its_network_has_no_seams
 
     other = study(path, "seeds=[5]", "-o", "a study", cwd=tmp_path)
     assert other.returncode == 2
-    assert "other settings" in other.stderr
+    assert "other settings: seeds=[0], now [5]." in other.stderr
 
 
 def test_a_step_that_fails_says_which_and_passes_its_code_on(tmp_path):
-    scans = {**TINY["scans"], "test": "nowhere.h5"}
-    answer = study(written(tmp_path, scans=scans), "-o", "out", cwd=tmp_path)
+    path = written(tmp_path, preprocessing={"views": "1/3", "centre": 500})
+    answer = study(path, "-o", "out", cwd=tmp_path)
     assert answer.returncode == 2
-    assert "nowhere.h5" in answer.stderr
-    assert "ended with code 2" in answer.stderr
+    assert "off the detector" in answer.stderr
+    assert "srct preprocess" in answer.stderr and "ended with code 2" in answer.stderr
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):

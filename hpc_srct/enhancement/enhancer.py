@@ -19,7 +19,7 @@ from hpc_srct.errors import InputError, MachineError
 from hpc_srct.models.convolution import cpu_lacks
 from hpc_srct.models.files import load_model
 from hpc_srct.slices.normalisation import Normalisation
-from hpc_srct.slices.tiles import inference_tiles
+from hpc_srct.slices.tiles import inference_tiles, step_and_halo
 
 # fp16 is what the talk calls O2; both names are understood.
 PRECISIONS = {
@@ -162,6 +162,23 @@ class Enhancer:
             return None
         side = int((budget / per_pixel) ** 0.5) // 256 * 256
         return max(side, SMALLEST_TILE)
+
+    def check_tile(self, size: tuple[int, int] | None = None) -> None:
+        """Refuse a tile that leaves nothing inside its halo.
+
+        Parameters
+        ----------
+        size
+            Of the slices, where it is known: those that fit into a tile are not cut.
+
+        Raises
+        ------
+        InputError
+            Names the least tile.
+        """
+        tile = self.tile if size is None else self.tile_for(size)
+        if tile is not None:
+            step_and_halo(tile, self.stride, self.reach)
 
     def _normalised(self, image: np.ndarray) -> np.ndarray:
         out = np.empty_like(image)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hpc_srct.slices import SliceStore
 BITS = {32: np.float32, 16: np.uint16, 8: np.uint8}
 PERCENTILES = (0.05, 99.95)
 SIDECAR = "scaling.json"
+_UNITS = {False: "1/pixel", True: "1/m"}
 
 
 def export_tiff(
@@ -70,19 +72,13 @@ def export_tiff(
     """
     ranks = communicator or Communicator()
     folder = Path(folder)
-    if bits not in BITS:
-        raise InputError(f"TIFF bits: expected 32, 16 or 8; found {bits}.")
-    if per_metre and not store.pixel_size:
-        raise InputError(
-            f"{store.master}: the pixel size is not known, so attenuation per metre is not;"
-            " export per pixel."
-        )
+    _check_kind(bits, per_metre, store.pixel_size, store.master)
     factor = 1 / store.pixel_size if per_metre else 1.0
     mine = range(ranks.rank, store.n_slices, ranks.size)
     scaling: dict[str, Any] = {
         "array": name,
         "quantity": "attenuation",
-        "unit": "1/m" if per_metre else "1/pixel",
+        "unit": _UNITS[per_metre],
         "pixel_size_m": store.pixel_size,
         "bits": bits,
         "offset": 0.0,
@@ -120,6 +116,49 @@ def export_tiff(
             f"{folder}: {share:.2%} of the pixels lie beyond the grey scale and were clipped."
         )
     return folder / SIDECAR
+
+
+def check_export(
+    folder: Path | str,
+    source: Path,
+    *,
+    pixel_size: float | None,
+    plan: Mapping[str, Any],
+    name: str = "enhanced",
+    bits: int = 32,
+    per_metre: bool = False,
+) -> None:
+    """Refuse what `export_tiff` would refuse, before there are slices to export.
+
+    Parameters
+    ----------
+    folder, name, bits, per_metre
+        As for `export_tiff`.
+    source
+        Names the store or the scan in messages.
+    pixel_size
+        Metres, or None.
+    plan
+        What is known of the settings that the slices will have been made with.
+
+    Raises
+    ------
+    InputError
+        Unknown bits, no pixel size, or another export in the folder.
+    """
+    _check_kind(bits, per_metre, pixel_size, source)
+    unit = _UNITS[per_metre]
+    _is_begun(Path(folder), {"array": name, "unit": unit, "bits": bits, "source": plan})
+
+
+def _check_kind(bits: int, per_metre: bool, pixel_size: float | None, source: Path) -> None:
+    if bits not in BITS:
+        raise InputError(f"TIFF bits: expected 32, 16 or 8; found {bits}.")
+    if per_metre and not pixel_size:
+        raise InputError(
+            f"{source}: the pixel size is not known, so attenuation per metre is not;"
+            " export per pixel."
+        )
 
 
 def _window(
@@ -173,14 +212,31 @@ def _write(path: Path, grey: np.ndarray, scaling: dict[str, Any], row: int) -> N
 
 
 def _claim(folder: Path, scaling: dict[str, Any]) -> None:
+    if not _is_begun(folder, scaling):
+        write_json(folder / SIDECAR, scaling)
+
+
+def _is_begun(folder: Path, scaling: Mapping[str, Any]) -> bool:
+    """Tell whether this export was begun in a folder; refuse one that holds anything else."""
     record = folder / SIDECAR
     if record.is_file():
-        if json.loads(record.read_text(encoding="utf-8")) != scaling:
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{record}: is damaged; remove {folder} to start anew.") from error
+        if not _agrees(found, scaling):
             raise InputError(
                 f"{folder}: holds a TIFF export of something else or with another scaling;"
                 " choose another folder, or remove it."
             )
-        return
+        return True
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not a TIFF export; choose another folder.")
-    write_json(record, scaling)
+    return False
+
+
+def _agrees(found: Any, expected: Any) -> bool:
+    """Tell whether what was found has all that is expected, and may be more."""
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        return all(_agrees(found.get(key), value) for key, value in expected.items())
+    return found == expected

@@ -90,12 +90,13 @@ def enhance_store(
         console.warn(enhancer.note, rank=ranks.rank)
     name = enhancer.description.get("input", "low")
     _check_input(store, name, enhancer)
-    plan = _plan(store, name, model_path, enhancer)
+    enhancer.check_tile(store.size)
+    plan = _plan(store, model_path, enhancer)
     writer = StoreWriter(out, store.n_slices, store.size, store.rows)
     with contextlib.ExitStack() as held:
         held.callback(store.close)
         if ranks.rank == 0:
-            _refuse_others(out, store, plan)
+            check_output(out, store.path, plan)
             whole = (out / MASTER).is_file() and not writer.blocks_to_do()
             if not whole:  # else nothing is written: it may lie on a read-only disk
                 held.enter_context(StoreLock(out))
@@ -150,37 +151,55 @@ def _check_input(store: SliceStore, name: str, enhancer: Enhancer) -> None:
         )
 
 
-def _plan(
-    store: SliceStore, name: str, model_path: Path | str, enhancer: Enhancer
-) -> dict[str, Any]:
-    """Give what decides the result. Independent of where things lie, so that they can move."""
+def model_plan(model_path: Path | str, enhancer: Enhancer) -> dict[str, Any]:
+    """Give what of the model decides the result, which is known before there are slices."""
     model_path = Path(model_path)
     file = model_path if model_path.suffix == ".safetensors" else model_path / NAME
-    source = json.dumps(
-        [store.provenance, store.rows.tolist(), store.scale], sort_keys=True, default=str
-    )
     return {
         "model_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "precision": enhancer.precision,
-        "input": name,
-        "source_sha256": hashlib.sha256(source.encode()).hexdigest(),
+        "input": enhancer.description.get("input", "low"),
     }
+
+
+def _plan(store: SliceStore, model_path: Path | str, enhancer: Enhancer) -> dict[str, Any]:
+    """Give what decides the result. Independent of where things lie, so that they can move."""
+    source = json.dumps(
+        [store.provenance, store.rows.tolist(), store.scale], sort_keys=True, default=str
+    )
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    return {**model_plan(model_path, enhancer), "source_sha256": digest}
 
 
 def _claim(writer: StoreWriter, store: SliceStore, plan: dict[str, Any]) -> None:
     """Make the folder ours; what another run began a moment ago counts, too."""
     record = writer.folder / PLAN
     if record.is_file():
-        _refuse_others(writer.folder, store, plan)
+        check_output(writer.folder, store.path, plan)
         writer.remove_leftovers()
     else:
         write_json(record, {"result": plan})
 
 
-def _refuse_others(out: Path, store: SliceStore, plan: dict[str, Any]) -> None:
-    """Refuse a folder that holds anything but the same enhancement, begun or done."""
+def check_output(out: Path, source: Path, plan: dict[str, Any]) -> None:
+    """Refuse a folder that holds anything but the same enhancement, begun or done.
+
+    Parameters
+    ----------
+    out
+        The folder.
+    source
+        The store or scan that is to be enhanced.
+    plan
+        What decides the result, or that part of it that is known already.
+
+    Raises
+    ------
+    InputError
+        Says what is there.
+    """
     record = out / PLAN
-    if out.resolve() == store.path.resolve():
+    if out.resolve() == source.resolve():
         raise InputError(f"{out}: is the input; choose another folder for the enhanced store.")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: exists and is a file; choose another name.")

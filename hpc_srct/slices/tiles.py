@@ -190,16 +190,28 @@ def inference_tiles(
     ]
 
 
-def _cut(length: int, tile: int | None, stride: int, reach: int) -> list[tuple[slice, slice]]:
-    if tile is None or tile >= length:
-        return [(slice(0, length), slice(0, length))]
+def step_and_halo(tile: int, stride: int, reach: int) -> tuple[int, int]:
+    """Give what a tile keeps, and what surrounds it on each side.
+
+    Raises
+    ------
+    InputError
+        The tile leaves nothing inside its halo.
+    """
     halo = -(-reach // stride) * stride
     step = (tile - 2 * halo) // stride * stride
     if step < stride:
         raise InputError(
             f"tile: {tile} pixels leave nothing inside the halo of {halo} on each side;"
-            f" choose at least {2 * halo + stride}, or none for whole slices ({length})."
+            f" choose at least {2 * halo + stride}, or none for whole slices."
         )
+    return step, halo
+
+
+def _cut(length: int, tile: int | None, stride: int, reach: int) -> list[tuple[slice, slice]]:
+    if tile is None or tile >= length:
+        return [(slice(0, length), slice(0, length))]
+    step, halo = step_and_halo(tile, stride, reach)
     side = step + 2 * halo
     pieces = []
     for start in range(0, length, step):

@@ -160,6 +160,9 @@ def test_missing_shards_and_arrays_are_named(model, tmp_path):
     split = save_model(build("unet", 4, 2), description, tmp_path / "split.safetensors")
     with pytest.raises(InputError, match="no 'splits/0' inside.*it has low"):
         enhance_store(store, split, tmp_path / "out", device="cpu")
+    whole = write_store(tmp_path / "whole", volume(2))
+    with pytest.raises(InputError, match="tile: 20 pixels leave nothing.*choose at least"):
+        enhance_store(whole, model, tmp_path / "out", tile=20, device="cpu")
     assert not (tmp_path / "out").exists(), "nothing is left behind"
 
 

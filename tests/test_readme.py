@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import CHECKOUT
+
+from hpc_srct import settings
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
@@ -68,3 +72,32 @@ def test_every_srct_command_that_is_named_exists(title):
 def test_links_of_the_readme_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (CHECKOUT / target).exists(), target
+
+
+def test_the_commands_that_print_json_are_those_named():
+    import typer
+
+    from hpc_srct.cli import app
+
+    commands = typer.main.get_command(app).commands
+    able = [
+        name for name in commands if "--json" in {o for p in commands[name].params for o in p.opts}
+    ]
+    sentence = re.search(r"example; (.*?) print JSON with `--json`", README, re.S)[1]
+    assert sorted(re.findall(r"`(\w+)`", sentence)) == sorted(able)
+
+
+def test_every_key_has_its_description():
+    for module in pkgutil.iter_modules(settings.__path__):
+        importlib.import_module(f"{settings.__name__}.{module.name}")
+    kinds = list(settings.Settings.__subclasses__())
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    checked = 0
+    for kind in (kind for kind in kinds if kind.__module__.startswith(settings.__name__)):
+        words = " ".join(base.__doc__ or "" for base in kind.__mro__)
+        for name, field in kind.model_fields.items():
+            described = field.description or re.search(rf"[`\s]{name}[`,\s]", words)
+            assert described, f"{kind.__name__}.{name}"
+            checked += 1
+    assert checked > 100

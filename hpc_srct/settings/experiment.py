@@ -40,7 +40,7 @@ Stores = tuple[str, ...]
 
 
 class ModelSettings(Settings):
-    """Which network: its name, base width and number of down-samplings."""
+    """Which network: `name`, `width` (channels at full resolution), `depth` (halvings of size)."""
 
     name: str = "resattunet"
     width: int = Field(32, ge=1)
@@ -53,7 +53,8 @@ class TileSettings(Settings):
     `size` is the tile's edge in pixels, or null for whole slices. `per_slice` tiles are drawn from
     every slice in each epoch. `batch` is the number of tiles in one micro-batch, over all ranks
     together, so that the number of ranks does not change the training. `workers` is the number
-    of loader processes on each rank; with 0 one thread reads ahead.
+    of loader processes on each rank; with 0 one thread reads ahead. `augment` mirrors and turns
+    tiles at random.
     """
 
     size: int | None = Field(256, ge=8)
@@ -64,7 +65,7 @@ class TileSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """Adam and its schedule. The rate is multiplied by `gamma` every `step_size` epochs.
+    """Adam and its schedule. `learning_rate` is multiplied by `gamma` every `step_size` epochs.
 
     `accumulation` micro-batches make one optimizer step; `gradient_clipping` 0 clips nothing.
     """
@@ -77,7 +78,7 @@ class OptimizerSettings(Settings):
 
 
 class LossScaleSettings(Settings):
-    """The dynamic loss scale of O2: 2**initial_power at first, doubled after `window` good steps.
+    """The dynamic loss scale of O2: 2 to the `initial_power`, doubled after `window` good steps.
 
     `hysteresis` overflows are borne before it is halved; below `minimum` the run ends.
     """
@@ -91,7 +92,9 @@ class LossScaleSettings(Settings):
 class CheckpointSettings(Settings):
     """When the state is saved (also at every stop and at the end), and how many are kept.
 
-    `keep_best` models of the best validations are kept as weights alone.
+    It is saved every `every_epochs` epochs and every `every_minutes` minutes; null: not for that.
+    The last `keep_last` are kept. `keep_best` models of the best validations are kept as weights
+    alone.
     """
 
     every_epochs: int | None = Field(1, ge=1)
@@ -101,7 +104,7 @@ class CheckpointSettings(Settings):
 
 
 class ValidationSettings(Settings):
-    """Validation every so many epochs; slices larger than `tile` are passed in tiles of it."""
+    """Validation every `every_epochs` epochs; slices larger than `tile` are passed in tiles."""
 
     every_epochs: int = Field(1, ge=1)
     tile: int = Field(1024, ge=64)
@@ -110,16 +113,18 @@ class ValidationSettings(Settings):
 class ExperimentSettings(Settings):
     """One training run.
 
+    `name` is that of its folder, ``runs/NAME``; `seed` draws its first weights and its tiles.
     `train`, `validation` and `test` name slice stores; `input` and `label` the volumes in them
     that make a pair. `precision` is one of O0, O2 and bf16. `emulate_fp16` lets O2 run
     on a CPU without fp16, no faster than O0. `init_from` starts from the weights of a run or a
-    model file.
+    model file. `model`, `tiles`, `optimizer`, `loss_scale`, `checkpoints` and `validate_on` are
+    described above. `loss` is mse or l1; `epochs` is the run's length.
     `time_limit` stops the run, saved, after that much time. `channels_last` is the memory order
     of the activations: auto chooses by device and precision. `activation_checkpointing` computes
     activations again in the backward pass instead of keeping them. `compile` sends the training
     step through `torch.compile`; what is saved and exported has the same form. `self_check`
     compares early steps with O0 where they are O2, bf16 or compiled. Slices stay in memory where
-    they fit in `cache_gb` gigabytes.
+    they fit in `cache_gb` gigabytes. `tensorboard` writes the curves for it, too.
     """
 
     name: str = "experiment"

@@ -19,30 +19,51 @@ LengthUnit = Literal["m", "mm", "um", "nm"]
 
 
 class FramesRole(Settings):
-    """Frames of one kind: a dataset (view, row, column), or one frame (row, column)."""
+    """Frames of one kind: a dataset (view, row, column), or one frame (row, column).
+
+    Attributes
+    ----------
+    path, file
+        The dataset, and the file that it is in; null: the scan itself.
+    axes
+        Their order, as ``theta:y:x``; null: the dataset's own attribute, else view, row, column.
+    position
+        Views taken before these frames, for flats that drift: ``start``, ``end``, or a count.
+    """
 
     path: str
-    file: str | None = None  # the scan itself
-    axes: str | None = None  # as theta:y:x; the dataset's own attribute, else view:row:column
-    # Views taken before these frames, for flats that drift: start, end, or a count.
+    file: str | None = None
+    axes: str | None = None
     position: Literal["start", "end"] | pydantic.NonNegativeFloat | None = None
 
 
 class DatasetRole(Settings):
-    """A dataset of numbers, one for each frame."""
+    """A dataset of numbers, one for each frame: its `path`, and the `file` (null: the scan)."""
 
     path: str
     file: str | None = None
 
 
 class AnglesRole(Settings):
-    """Rotation angles: a dataset, or a range that is said here."""
+    """Rotation angles: a dataset, or a range that is said here.
+
+    Attributes
+    ----------
+    path, file
+        The dataset, and the file that it is in; null: the scan itself.
+    units
+        ``deg`` or ``rad``; null: the dataset's own, and degrees for a range.
+    range
+        First and last angle, both included.
+    of
+        What the angles count: all ``frames``, or ``projections`` alone.
+    """
 
     path: str | None = None
     file: str | None = None
-    units: AngleUnit | None = None  # the dataset's own; a range is in degrees by default
-    range: tuple[float, float] | None = None  # both ends included
-    of: Literal["frames", "projections"] | None = None  # what the angles count
+    units: AngleUnit | None = None
+    range: tuple[float, float] | None = None
+    of: Literal["frames", "projections"] | None = None
 
     @pydantic.model_validator(mode="after")
     def _one_source(self) -> AnglesRole:
@@ -52,7 +73,7 @@ class AnglesRole(Settings):
 
 
 class LengthRole(Settings):
-    """A length: a dataset, or a value that is said here."""
+    """A length: a dataset (`path`, `file`), or a `value`; in `units` m, mm, um or nm."""
 
     path: str | None = None
     file: str | None = None
@@ -73,12 +94,31 @@ class Layout(Settings):
 
     Roles that are not named come from the format of the scan where it is a known one
     (``base: auto``), or are not there (``base: none``).
+
+    Attributes
+    ----------
+    description
+        For people.
+    base
+        ``auto`` or ``none``.
+    geometry
+        ``parallel``: the beam is parallel, whatever the file says.
+    entry
+        Which NXtomo entry, where a file has several.
+    projections, flats, darks
+        Frames; flats and darks may be lists.
+    image_key
+        What each frame is, as NXtomo counts: 0 projection, 1 flat, 2 dark.
+    angles, monitor, pixel_size
+        Rotation angles, the beam's intensity at each frame, and the pixel's edge.
+    centre
+        Column of the rotation axis, 0-based.
     """
 
     description: str = ""
     base: Literal["auto", "none"] = "auto"
-    geometry: Literal["parallel"] | None = None  # the beam is parallel, whatever the file says
-    entry: str | None = None  # which NXtomo entry, where a file has several
+    geometry: Literal["parallel"] | None = None
+    entry: str | None = None
     projections: FramesRole | None = None
     image_key: DatasetRole | None = None
     flats: FramesRole | list[FramesRole] | None = None
@@ -86,7 +126,7 @@ class Layout(Settings):
     angles: AnglesRole | None = None
     monitor: DatasetRole | None = None
     pixel_size: LengthRole | None = None
-    centre: float | None = None  # column of the rotation axis, 0-based
+    centre: float | None = None
 
 
 def load_layout(name: str | Path) -> Layout:

@@ -182,7 +182,10 @@ def preprocess(
         console.say(f"{out}: slice store complete.", rank=ranks.rank)
 
 
-@app.command(epilog="Example:  srct train configs/demo-unet.yaml epochs=20 --run-dir runs/unet")
+# The demo writes that file.
+@app.command(
+    epilog="Example:  srct train demo/settings/unet-O0-0.yaml epochs=20 --run-dir runs/unet"
+)
 def train(
     experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT.yaml")],
     overrides: Overrides = None,

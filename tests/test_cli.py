@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
+from conftest import CHECKOUT
 
 from hpc_srct.cli import app
+from hpc_srct.settings import configs_folder, load
+from hpc_srct.settings.study import StudySettings
+from hpc_srct.workflows.study import experiments
 
 
 def srct(*words, cwd=None):
@@ -28,6 +34,17 @@ def test_every_command_has_help_with_an_example():
         answer = srct(name, "--help")
         assert answer.returncode == 0
         assert "Example:" in answer.stdout, name
+
+
+def test_the_settings_files_that_examples_name_are_there():
+    made = load(StudySettings, "demo.yaml")
+    files = {f"demo/settings/{run.name}.yaml" for run in experiments(made, Path("demo"))}
+    files |= {str(path.relative_to(CHECKOUT)) for path in configs_folder().rglob("*.yaml")}
+    named = []
+    for command in typer.main.get_command(app).commands.values():
+        named += re.findall(r"[^ ]+/[^ ]+\.yaml", command.epilog)
+    assert "configs/tooth.yaml" in named
+    assert set(named) <= files
 
 
 def test_doctor_knows_this_machine():

@@ -93,7 +93,7 @@ def try_centres(
     with console.progress("try centres", len(local)) as steps:
         for centre in local:
             row_wise = RowWise(scan.angles, scan.n_columns, centre, without, Times())
-            slices.append(row_wise.pair(sinograms).arrays["full"][0])
+            slices.append(row_wise.reconstruct(sinograms.copy()).arrays["full"][0])
             steps.advance()
     _draw(out, slices, wanted, f"{scan.path.name}, row {row * settings.binning}")
     return out

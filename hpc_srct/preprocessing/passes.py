@@ -1,5 +1,5 @@
 """The passes over a scan: read a share of the views, correct them, exchange frames for rows,
-reconstruct pairs of rows, write blocks.
+reconstruct a few rows at a time, write blocks.
 """
 
 from __future__ import annotations
@@ -122,11 +122,12 @@ class _Passes:
                 self.shard = open_shard.enter_context(self.writer.block(portion.block))
             count, place = portion.stop - portion.start, portion.start - block.start
             self.shard.note("clipped", place, clipped[first : first + count])
-            for i in range(0, count, 2):
-                here = slice(first + i, first + min(i + 2, count))
+            together = self.plan.rows_together
+            for i in range(0, count, together):
+                here = slice(first + i, first + min(i + together, count))
                 low = None if low_sinograms is None else low_sinograms[here]
                 row = int(self.rows[portion.start + i])
-                self._make_pair(sinograms[here], low, place + i, row)
+                self._make_slices(sinograms[here], low, place + i, row)
                 steps.advance(here.stop - here.start)
             if portion.stop == block.stop:
                 open_shard.close()  # the shard takes its name
@@ -162,11 +163,11 @@ class _Passes:
         reader = SinogramReader(self.scan, source, self.settings, self.communicator, self.times)
         return reader.read(rows, shares, self.plan.reading, self.dose)
 
-    def _make_pair(
+    def _make_slices(
         self, sinograms: np.ndarray, low_sinograms: np.ndarray | None, place: int, row: int
     ) -> None:
-        """Reconstruct a pair and write it; `place` is its place in the shard, `row` its row."""
-        made = self.row_wise.pair(sinograms, low_sinograms)
+        """Reconstruct rows and write them; the first is `row`, at `place` in the shard."""
+        made = self.row_wise.reconstruct(sinograms, low_sinograms)
         now = time.perf_counter()
         for name, values in made.arrays.items():
             self.shard.write(name, place, values)

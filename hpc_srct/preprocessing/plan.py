@@ -15,18 +15,13 @@ from typing import Any
 import numpy as np
 
 from hpc_srct.errors import InputError
+from hpc_srct.preprocessing.footprint import COMPILER, INTERPRETER, peak_bytes
 from hpc_srct.preprocessing.reading import FLOAT, Reading, choose_reading, reading_bytes
 from hpc_srct.slices.blocks import BLOCK_ROWS, block_count, block_slices
 
 MIB, GIB = 2**20, 2**30
 # Most that is on its way between ranks at once: more gains nothing and takes memory from rows.
 PIECE = 32 * MIB
-# What a fresh rank takes, its libraries loaded, before it begins.
-INTERPRETER = 86 * MIB
-# Measured by benchmarks/preprocessing_memory.py: how far the estimate may fall short.
-MARGIN = 1.05
-# Libraries' own buffers, and what the allocator keeps.
-SLACK = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -57,8 +52,8 @@ class Work:
         A frame-wise step needs whole frames, whichever rows are wanted.
     cleaned : bool
         Rings or zingers are removed.
-    base : int
-        Bytes that a rank takes before it starts.
+    base, compiler : int
+        Bytes that a rank takes before it starts, and that numba takes from the first FBP on.
     """
 
     n_slices: int
@@ -82,6 +77,7 @@ class Work:
     whole_frames: bool = False
     cleaned: bool = False
     base: int = INTERPRETER
+    compiler: int = COMPILER
 
     @property
     def sinogram_bytes(self) -> int:
@@ -127,6 +123,8 @@ class Plan:
         For each pass, for each rank, its portions.
     rows_per_rank : int
         Most rows that a rank holds at a time.
+    rows_together : int
+        Of those, how many it reconstructs side by side: up to 8 the quicker for being more.
     reading, staging : Reading
         How frames are read in a pass, and into the scratch folder.
     staged : bool
@@ -143,6 +141,7 @@ class Plan:
 
     passes: tuple[Pass, ...]
     rows_per_rank: int
+    rows_together: int
     reading: Reading
     staging: Reading
     staged: bool
@@ -193,8 +192,10 @@ def make_plan(
     blocks = list(range(block_count(work.n_slices)) if blocks is None else blocks)
     wanted = _rows_wanted(work, ranks, len(blocks))
     ways = (
-        _way(work, ranks, memory, blocks, scratch, rows, whole)
+        _way(work, ranks, memory, blocks, scratch, rows, together, whole)
         for rows in wanted
+        for together in (8, 4, 2)
+        if together <= rows
         for whole in ((True, False) if work.chunk_frames > 1 else (False,))
     )
     fitting = [way for way in ways if way.peak <= memory]
@@ -205,13 +206,14 @@ def make_plan(
             f" × {work.columns} columns; set memory={least}MiB or more."
         )
     # Of equals the first: the most rows.
-    way = min(fitting, key=lambda way: way.cost)
+    way = min(fitting, key=lambda way: (way.cost, -way.together))
     by_frame = work.reads_frames and not way.staged
     readings = (len(way.passes) if by_frame else 1) + (finds_centre and work.chunked_by_frame)
     n_rows = sum(len(block_slices(block, work.n_slices)) for block in blocks)
     return Plan(
         passes=way.passes,
         rows_per_rank=way.rows,
+        rows_together=way.together,
         reading=way.reading,
         staging=way.staging,
         staged=way.staged,
@@ -229,6 +231,7 @@ class _Way:
     """One way to do it: what it takes, and how often a chunk of the scan is unpacked."""
 
     rows: int
+    together: int
     passes: tuple[Pass, ...]
     staged: bool
     reading: Reading
@@ -244,9 +247,10 @@ def _way(
     blocks: list[int],
     scratch: bool,
     rows: int,
+    together: int,
     whole: bool,
 ) -> _Way:
-    """Work with so many rows a rank, and with whole chunks or without."""
+    """Work with so many rows a rank, some of them together, with whole chunks or without."""
     piece = min(PIECE, memory // 16)
     passes = _deal(blocks, work.n_slices, ranks, rows)
     staged = scratch and work.reads_frames and len(passes) > 1
@@ -256,16 +260,16 @@ def _way(
     all_rows = work.n_slices
     staging = choose_reading(work, all_rows, all_rows, piece, whole, not work.whole_frames)
     frames = reading_bytes(work, at_once, span, reading)
-    peak = _peak(work, ranks, rows, frames)
+    peak = peak_bytes(work, ranks, rows, together, at_once, frames, len(passes) > 1)
     if staged:
         copied = reading_bytes(work, all_rows, all_rows, staging, not work.whole_frames)
-        peak = max(peak, _peak(work, ranks, 0, copied))
+        peak = max(peak, peak_bytes(work, ranks, 0, 2, all_rows, copied, False))
         cost = staging.repeats(work.chunk_frames)
     elif work.reads_frames:
         cost = len(passes) * reading.repeats(work.chunk_frames)
     else:
         cost = max(1, work.chunk_rows / rows) * reading.repeats(work.chunk_frames)
-    return _Way(rows, passes, staged, reading, staging, peak, cost)
+    return _Way(rows, together, passes, staged, reading, staging, peak, cost)
 
 
 def _span(work: Work, passes: Sequence[Pass]) -> int:
@@ -282,7 +286,7 @@ def _least(work: Work, ranks: int, blocks: list[int], scratch: bool, rows: int) 
     """Find the least memory (MiB) that holds so many rows: with more, more is read at once."""
     least = 0
     while True:
-        way = _way(work, ranks, least * MIB, blocks, scratch, rows, False)
+        way = _way(work, ranks, least * MIB, blocks, scratch, rows, 2, False)
         need = math.ceil(way.peak / MIB)
         if need <= least:
             return least
@@ -342,35 +346,6 @@ def reading_outside_plan(scan: Any, rows: int, whole_frames: bool = False) -> Re
 def _rows_at_once(work: Work, ranks: int, rows: int) -> int:
     """Count the rows of the frames that a rank reads: every rank's, or its own alone."""
     return min(rows * ranks if work.reads_frames else rows, work.n_slices)
-
-
-def projector_bytes(views: int, columns: int, size: int | None = None) -> int:
-    """Estimate what the projector of one geometry keeps: points, phases, plans, buffers."""
-    size = columns if size is None else size
-    samples = max(0.5 * columns + size / math.sqrt(2) + 2, columns + 1)
-    return int(views * (30 * samples + 14 * columns) + 24 * size**2)
-
-
-def _peak(work: Work, ranks: int, rows: int, reading: int) -> int:
-    """Add up the peak of a rank that holds so many rows; `reading` bytes go by."""
-    at_once = _rows_at_once(work, ranks, rows)
-    rows = min(rows, work.n_slices)
-    wide = work.columns + 2 * work.padding
-    geometries = [work.n_views, work.n_low]
-    geometries += [-(-work.n_views // max(work.splits, 1))] * work.splits
-    projectors = sum(projector_bytes(views, wide, work.columns) for views in geometries)
-    flat_rows = work.frame_rows if work.whole_frames else at_once
-    flats = work.flat_groups * flat_rows * work.columns * FLOAT
-    # A chunk is held packed and unpacked, beside what is taken from it.
-    frames = flats + reading + int(1.5 * work.chunk_pixels * work.item)
-    # Two slices of each kind, and what a transform needs in passing.
-    pair = 2 * work.kinds * work.slice_bytes + 8 * work.columns**2
-    pair += 2 * work.n_low * work.columns * FLOAT
-    pair += 2 * work.n_views * FLOAT * (work.cleaned * 4 * work.columns + (wide - work.columns))
-    held = rows * work.sinogram_bytes + projectors + max(frames, pair)
-    averaged = max(rows, flat_rows / ranks)
-    averaging = 2 * averaged * work.flat_frames * work.columns * FLOAT
-    return int(work.base + SLACK + MARGIN * max(held, averaging))
 
 
 def staged_bytes(work: Work) -> int:

@@ -1,7 +1,7 @@
-"""The row-wise half: sinograms in, slices out, in pairs (2k, 2k + 1) of the store.
+"""The row-wise half: sinograms in, slices out, a few at a time.
 
-Two rows ride in one transform. The pairs are counted from the first row chosen, so that a
-slice has the same partner, and the same bits, in any pass on any rank.
+Two rows (2k, 2k + 1) ride in one transform. The pairs are counted from the first row chosen, so
+that a slice has the same partner, and the same bits, in any pass on any rank.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hpc_srct.tomography.zingers import remove_zingers
 
 @dataclass(frozen=True)
 class MadeSlices:
-    """What a pair of rows became: arrays by their name in the store, figures by slice."""
+    """What a few rows became: arrays by their name in the store, figures by slice."""
 
     arrays: dict[str, np.ndarray]
     per_slice: dict[str, np.ndarray]
@@ -81,25 +81,27 @@ class RowWise:
             for k in range(settings.splits)
         ]
 
-    def pair(self, sinograms: np.ndarray, low_sinograms: np.ndarray | None = None) -> MadeSlices:
-        """Reconstruct a pair of rows (or the last, alone).
+    def reconstruct(
+        self, sinograms: np.ndarray, low_sinograms: np.ndarray | None = None
+    ) -> MadeSlices:
+        """Reconstruct a few rows, the first of them the first of a pair.
 
         Parameters
         ----------
         sinograms
-            (row, view, column), line integrals.
+            (row, view, column), line integrals. Cleaned in place.
         low_sinograms
-            (row, low-dose view, column) where these have noise of their own.
+            (row, low-dose view, column) where these have noise of their own. Cleaned in place.
         """
         now = time.perf_counter()
         settings = self._settings
         self.filled |= fill_lost_views(sinograms, self._angles)
-        sinograms = cleaned(sinograms, settings)
+        clean(sinograms, settings)
         if low_sinograms is None:
             low_sinograms = sinograms[:, self._low_views]
         else:
             fill_lost_views(low_sinograms, self._angles[self._low_views])
-            low_sinograms = cleaned(low_sinograms, settings)
+            clean(low_sinograms, settings)
         arrays = {
             "low": self._fbp(self._low, low_sinograms, settings.low_filter or settings.filter),
             "full": self._fbp(self._full, sinograms, settings.filter),
@@ -119,17 +121,19 @@ class RowWise:
         return projector.fbp(sinograms, filter=filter)
 
 
-def cleaned(sinograms: np.ndarray, settings: PreprocessingSettings) -> np.ndarray:
-    """Remove what the settings ask for, zingers first: a speck is no stripe.
+def clean(sinograms: np.ndarray, settings: PreprocessingSettings) -> None:
+    """Remove what the settings ask for, in place, zingers first: a speck is no stripe.
 
-    Each row is treated by itself, so that the answer does not depend on what is held with it.
+    Each row is treated by itself, so that the answer does not depend on what is held with it;
+    two at a time, for the memory's sake.
     """
-    if settings.zingers is not None:
-        bright, _ = remove_zingers(np.exp(-sinograms), settings.zingers)
-        sinograms = minus_log(bright, out=bright)
-    if settings.rings != "none":
-        sinograms = RINGS[settings.rings](sinograms)
-    return sinograms
+    for first in range(0, len(sinograms), 2):
+        pair = sinograms[first : first + 2]
+        if settings.zingers is not None:
+            bright, _ = remove_zingers(np.exp(-pair), settings.zingers)
+            pair[:] = minus_log(bright, out=bright)
+        if settings.rings != "none":
+            pair[:] = RINGS[settings.rings](pair)
 
 
 RINGS = {

@@ -21,6 +21,7 @@ from hpc_srct.preprocessing import provenance
 from hpc_srct.preprocessing.centre import FoundCentre, centre_of
 from hpc_srct.preprocessing.dose import measure_dose
 from hpc_srct.preprocessing.exchange import together
+from hpc_srct.preprocessing.footprint import COMPILER
 from hpc_srct.preprocessing.frames import Times
 from hpc_srct.preprocessing.full_turn import stitched_where_aside
 from hpc_srct.preprocessing.passes import work_through
@@ -33,7 +34,7 @@ from hpc_srct.preprocessing.record import (
     source_of,
 )
 from hpc_srct.preprocessing.reduced import reduced
-from hpc_srct.preprocessing.usage import give_back_freed_memory, peak_memory, used_memory
+from hpc_srct.preprocessing.usage import base_memory, give_back_freed_memory, peak_memory
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan, open_scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
@@ -145,6 +146,7 @@ def work_of(scan: Scan, settings: PreprocessingSettings, base: int | None = None
         Bytes that a rank takes before it starts; default what this process takes now.
     """
     groups = {position for position, _ in scan.flat_groups}
+    base, compiler = base_memory() if base is None else (base, COMPILER)
     return Work(
         n_slices=len(settings.chosen_rows(scan.n_rows)),
         n_views=scan.n_views,
@@ -166,7 +168,8 @@ def work_of(scan: Scan, settings: PreprocessingSettings, base: int | None = None
         low_apart=settings.photons is not None,
         whole_frames=settings.phase is not None,
         cleaned=settings.rings != "none" or settings.zingers is not None,
-        base=used_memory() if base is None else base,
+        base=base,
+        compiler=compiler,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import resource
+import sys
 from pathlib import Path
 
-from hpc_srct.preprocessing.plan import INTERPRETER, MIB
+from hpc_srct.preprocessing.footprint import COMPILER, INTERPRETER, MIB
 
 # Of mallopt, in glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -26,9 +27,10 @@ def give_back_freed_memory() -> None:
         library.mallopt(_TRIM_THRESHOLD, _LARGE)
 
 
-def used_memory() -> int:
-    """Bytes resident now; a usual figure where the system does not tell."""
-    return _status("VmRSS:") or INTERPRETER
+def base_memory() -> tuple[int, int]:
+    """Bytes that this process takes now, and that numba will take beside it."""
+    loaded = "hpc_srct.tomography.spreading" in sys.modules
+    return _status("VmRSS:") or INTERPRETER, 0 if loaded else COMPILER
 
 
 def peak_memory() -> int:

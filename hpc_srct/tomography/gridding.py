@@ -7,7 +7,7 @@ each axis is wanted: one axis is transformed, cut, and then the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,6 +150,7 @@ class Gridding:
                 firsts.append(first.astype(np.int32) % self.grid)
             pieces.append((*firsts, *steps))
         rows, columns, down, along = map(np.concatenate, zip(*pieces, strict=True))
+        del pieces
         # The grid is periodic: what begins at its last rows ends in its first ones. Such points
         # are taken twice, and what falls off either end is left there.
         sources = np.arange(len(rows), dtype=np.int32)
@@ -195,7 +196,7 @@ class Gridding:
                     np.multiply(part[outputs], upright, out=image[pixels, columns])
 
     def from_images(
-        self, images: NDArray[np.float32], out: NDArray[np.complex64], scratch: Scratch
+        self, images: Sequence[NDArray], out: NDArray[np.complex64], scratch: Scratch
     ) -> None:
         """Apply the transpose: real images → waves (points, pairs)."""
         pairs, over = out.shape[1], self.width - 1

@@ -7,7 +7,7 @@ transpose (`gridding`). What depends on the geometry alone is computed once and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -25,6 +25,7 @@ from hpc_srct.tomography.gridding import (
     fast_even,
 )
 
+Slices = Sequence[NDArray[np.float32]]
 # Views filtered together: few enough to stay in the processor's cache.
 VIEWS = 4
 
@@ -108,7 +109,9 @@ class Filter:
         apodised = window(name, samples, cutoff)
         distance = np.fft.fftfreq(samples, 1 / samples).round()
         gains = np.fft.fft(ramp_kernel(distance)).real * apodised
-        self.gains = (lines.phase * (weights[:, None] * gains)).astype(np.complex64)
+        # A product in double precision of all lines would be the largest thing in memory.
+        self.gains = lines.phase * np.float32(weights)[:, None]
+        self.gains *= np.float32(gains)
         self.tail: NDArray[np.complex64] | None = None
         self.bin = -(-columns // TAIL_BINS)
         self.bins = -(-columns // self.bin)
@@ -195,7 +198,7 @@ class NufftEngine:
         """Reconstruct (slice, view, column) → (slice, y, x) by filtered back-projection."""
         gridding = self._coarse
 
-        def work(block: NDArray, out: NDArray, scratch: Scratch) -> None:
+        def work(block: Slices, out: NDArray, scratch: Scratch) -> None:
             waves, means = self._filtered_waves(block, filtering, scratch)
             gridding.to_images(_flat(waves), out, scratch)
             out += means[: len(out), None, None]
@@ -206,7 +209,7 @@ class NufftEngine:
         """Apply the transpose of `filtered`: what its gradient needs."""
         gridding = self._coarse
 
-        def work(block: NDArray, out: NDArray, scratch: Scratch) -> None:
+        def work(block: Slices, out: NDArray, scratch: Scratch) -> None:
             waves = self._waves(block, scratch)
             gridding.from_images(block, _flat(waves), scratch)
             sums = np.zeros(2 * waves.shape[2], np.float32)
@@ -222,7 +225,7 @@ class NufftEngine:
         """Integrate along the rays, (slice, y, x) → (slice, view, column)."""
         gridding = self._fine
 
-        def work(block: NDArray, out: NDArray, scratch: Scratch) -> None:
+        def work(block: Slices, out: NDArray, scratch: Scratch) -> None:
             waves = self._waves(block, scratch)
             gridding.from_images(block, _flat(waves), scratch)
             for some, spectra in self._by_views(waves, scratch):
@@ -236,7 +239,7 @@ class NufftEngine:
         """Back-project (slice, view, column), unfiltered: the transpose of `forward`."""
         gridding = self._fine
 
-        def work(block: NDArray, out: NDArray, scratch: Scratch) -> None:
+        def work(block: Slices, out: NDArray, scratch: Scratch) -> None:
             waves = self._waves(block, scratch)
             for some, rows in self._padded(block, scratch):
                 spectra = scipy.fft.fft(rows, axis=-1, overwrite_x=True)
@@ -254,7 +257,7 @@ class NufftEngine:
     def _image(self) -> tuple[int, int]:
         return self.lines.size, self.lines.size
 
-    def _waves(self, block: NDArray, scratch: Scratch) -> NDArray[np.complex64]:
+    def _waves(self, block: Slices, scratch: Scratch) -> NDArray[np.complex64]:
         """Hold the waves of a block's pairs, (view, sample, pair): side by side for gridding."""
         pairs = 1
         while 2 * pairs < len(block):
@@ -262,7 +265,7 @@ class NufftEngine:
         return scratch.array("waves", self.lines.views, self.lines.samples, pairs)
 
     def _filtered_waves(
-        self, block: NDArray[np.float32], filtering: Filter, scratch: Scratch
+        self, block: Slices, filtering: Filter, scratch: Scratch
     ) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
         """Give the waves of filtered sinograms, and the mean of each slice, which they lack.
 
@@ -278,15 +281,16 @@ class NufftEngine:
         return waves, np.array([pair.sum() for pair in means]).view(np.float32)
 
     def _padded(
-        self, block: NDArray[np.float32], scratch: Scratch
+        self, block: Slices, scratch: Scratch
     ) -> Iterator[tuple[slice, NDArray[np.complex64]]]:
         """Lay sinograms into complex lines (pair, view, sample), a few views at a time."""
         lines, pairs = self.lines, self._waves(block, scratch).shape[2]
         for some in _some_views(lines.views, VIEWS):
             rows = scratch.array("rows", pairs, some.stop - some.start, lines.samples)
             rows[:] = 0
-            rows.real[: len(block[0::2]), :, lines.detector] = block[0::2, some]
-            rows.imag[: len(block[1::2]), :, lines.detector] = block[1::2, some]
+            for k, views in enumerate(block):
+                part = rows.imag if k % 2 else rows.real
+                part[k // 2, :, lines.detector] = views[some]
             yield some, rows
 
     def _by_views(
@@ -303,7 +307,7 @@ class NufftEngine:
         self,
         batch: NDArray,
         shape: tuple[int, int],
-        operator: Callable[[NDArray, NDArray, Scratch], None],
+        operator: Callable[[Slices, NDArray, Scratch], None],
     ) -> NDArray[np.float32]:
         out = np.empty((len(batch), *shape), np.float32)
 
@@ -330,7 +334,7 @@ class NufftEngine:
         return out
 
 
-def mended(block: NDArray) -> tuple[NDArray[np.float32], list[int]]:
+def mended(block: NDArray) -> tuple[Slices, list[int]]:
     """Make slices fit to be packed: one bad number would spread over both of a pair.
 
     Returns
@@ -340,14 +344,15 @@ def mended(block: NDArray) -> tuple[NDArray[np.float32], list[int]]:
     spoilt
         Which of them had one.
     """
-    block = np.asarray(block, np.float32)
+    parts = list(np.asarray(block, np.float32))
     # A sum is not finite where one term is not, and costs one quick pass.
-    doubtful = [i for i, part in enumerate(block) if not np.isfinite(part.sum())]
-    spoilt = [i for i in doubtful if not np.isfinite(block[i]).all()]
+    doubtful = [i for i, part in enumerate(parts) if not np.isfinite(part.sum())]
+    spoilt = [i for i in doubtful if not np.isfinite(parts[i]).all()]
     if spoilt:
-        block = block.copy()
-        block[spoilt] = 0
-    return block, spoilt
+        nothing = np.zeros_like(parts[0])
+        for i in spoilt:
+            parts[i] = nothing
+    return parts, spoilt
 
 
 def _flat(waves: NDArray[np.complex64]) -> NDArray[np.complex64]:

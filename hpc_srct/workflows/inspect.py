@@ -13,9 +13,10 @@ from rich.text import Text
 
 from hpc_srct.errors import InputError
 from hpc_srct.preprocessing.centre import FoundCentre, given_centre, look_for_centre
+from hpc_srct.preprocessing.footprint import INTERPRETER
 from hpc_srct.preprocessing.frames import Times
 from hpc_srct.preprocessing.full_turn import StitchedScan, stitched_where_aside
-from hpc_srct.preprocessing.plan import INTERPRETER, make_plan
+from hpc_srct.preprocessing.plan import make_plan
 from hpc_srct.preprocessing.reduced import ReducedScan, reduced
 from hpc_srct.preprocessing.run import work_of
 from hpc_srct.ranks import Communicator

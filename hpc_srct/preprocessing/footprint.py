@@ -1,0 +1,78 @@
+"""What a rank takes of the memory: the estimate that a plan is made with."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpc_srct.preprocessing.reading import FLOAT
+
+if TYPE_CHECKING:
+    from hpc_srct.preprocessing.plan import Work
+
+MIB = 2**20
+# What a fresh rank takes, its libraries loaded, before it begins.
+INTERPRETER = 86 * MIB
+# What numba takes from the first FBP on.
+COMPILER = 110 * MIB
+# Measured by benchmarks/preprocessing_memory.py: how far the estimate may fall short.
+MARGIN = 1.05
+# Libraries' own buffers, and what the allocator keeps.
+SLACK = 16 * MIB
+
+
+def peak_bytes(
+    work: Work, ranks: int, rows: int, together: int, at_once: int, reading: int, again: bool
+) -> int:
+    """Add up the peak of a rank.
+
+    Parameters
+    ----------
+    work
+        The size of the task.
+    ranks
+        Their number.
+    rows, together
+        Rows that it holds, and of these how many are reconstructed side by side.
+    at_once
+        Rows that it reads of each frame.
+    reading
+        Bytes that go by in reading.
+    again
+        It reads again after it has reconstructed.
+    """
+    rows, together = min(rows, work.n_slices), min(together, work.n_slices)
+    flat_rows = work.frame_rows if work.whole_frames else min(at_once, work.n_slices)
+    flats = work.flat_groups * flat_rows * work.columns * FLOAT
+    # A chunk is held packed and unpacked, beside what is taken from it.
+    frames = flats + reading + int(1.5 * work.chunk_pixels * work.item)
+    projectors, reconstructing = _reconstruction(work, together)
+    averaged = max(rows, flat_rows / ranks)
+    averaging = 2 * averaged * work.flat_frames * work.columns * FLOAT
+    before = max(frames, averaging - rows * work.sinogram_bytes)
+    after = projectors + max(reconstructing, before * again)
+    held = MARGIN * (rows * work.sinogram_bytes + np.array([before, after]))
+    return int(work.base + SLACK + max(held[0], work.compiler + held[1]))
+
+
+def _reconstruction(work: Work, together: int) -> tuple[int, int]:
+    """Count what the projectors keep, and what a few rows take while they are reconstructed."""
+    wide = work.columns + 2 * work.padding
+    geometries = [work.n_views, work.n_low]
+    geometries += [-(-work.n_views // max(work.splits, 1))] * work.splits
+    samples = math.ceil(max(0.5 * wide + work.columns / math.sqrt(2) + 2, wide + 1))
+    points = [views * samples for views in geometries]
+    # Phases, gains, and the order of the points; the low waves of the filter's tail.
+    kept = sum(28 * count for count in points) + 520 * sum(geometries)
+    # Putting the points in order, before there is a scratch.
+    ordering = 50 * max(points)
+    pairs = max(1, together // 2)
+    grid = 1.25 * work.columns
+    # Waves, the grid transformed along one axis, and the strips on their way.
+    scratch = 8 * pairs * (max(points) + grid * work.columns + 24 * grid) + 8 * 64 * grid
+    images = together * (work.kinds * work.slice_bytes + work.n_low * work.columns * FLOAT)
+    padded = together * work.n_views * FLOAT * wide * (work.padding > 0)
+    cleaning = 2 * work.n_views * FLOAT * work.cleaned * 4 * work.columns
+    return kept, int(max(ordering, scratch + images + padded, scratch + cleaning))

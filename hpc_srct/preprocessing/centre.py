@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ def centre_of(
     if found is None:
         found = look_for_centre(scan, settings, communicator, times)
     if communicator.rank == 0:
-        _say(scan, found)
+        _say(scan, found, settings)
     story = found.describe()
     if hasattr(scan, "on_detector"):
         story |= {"value": float(scan.centre_hint), "on_detector": scan.on_detector}
@@ -112,8 +112,10 @@ def given_centre(scan: Scan, settings: PreprocessingSettings) -> FoundCentre | N
     if value is None:
         return None
     if not 0 <= value <= scan.n_columns - 1:
+        # In the pixels in which `centre` counts, whatever is left of them.
+        value, first, last = map(settings.on_detector, (value, 0, scan.n_columns - 1))
         raise InputError(
-            f"centre: {value:g} is off the detector of {scan.path} (0 to {scan.n_columns - 1})."
+            f"centre: {value:g} is off the detector of {scan.path} ({first:g} to {last:g})."
         )
     return FoundCentre(CentreEstimate(float(value), 0.0, False, method, ""), None, scan.centre_hint)
 
@@ -146,14 +148,19 @@ def look_for_centre(
                 f"{scan.path}: no rotation centre found ({error})\nGive it: centre=NUMBER."
             ) from error
         check = check_rows(sinograms, rows.tolist(), scan.angles, search, method)
-        beside = beside_the_file(found.value, scan.centre_hint, scan.n_columns)
+        if _counts_otherwise(settings):
+            found = replace(found, note=_as_counted(found.note) if found.at_edge else found.note)
+            check = replace(check, note=_as_counted(check.note) if check.note else "")
+        beside = beside_the_file(found.value, scan.centre_hint, scan.n_columns, settings)
         notes = tuple(note for note in (found.note, check.note, beside) if note)
         return FoundCentre(found, check, scan.centre_hint, notes)
 
     return together(communicator, find)
 
 
-def beside_the_file(found: float, in_file: float | None, columns: int) -> str:
+def beside_the_file(
+    found: float, in_file: float | None, columns: int, settings: PreprocessingSettings
+) -> str:
     """Say how far the centre is from what the file says; nothing where that is near.
 
     Some beamlines count it from the middle of the detector: then that is what is compared.
@@ -163,19 +170,30 @@ def beside_the_file(found: float, in_file: float | None, columns: int) -> str:
     ways = (in_file, in_file + (columns - 1) / 2)
     if min(abs(found - way) for way in ways) <= FAR:
         return ""
+    found, in_file = settings.on_detector(found), settings.on_detector(in_file)
     return (
         f"{found:.2f} was found, and the file says {in_file:.2f}: look at both (--try-centres);"
         " centre=file takes the file's"
     )
 
 
-def _say(scan: Scan, found: FoundCentre) -> None:
+def _counts_otherwise(settings: PreprocessingSettings) -> bool:
+    return settings.on_detector(0) != 0
+
+
+def _as_counted(note: str) -> str:
+    return f"{note} (pixels counted after `columns` and `binning`)"
+
+
+def _say(scan: Scan, found: FoundCentre, settings: PreprocessingSettings) -> None:
+    """Say it in the detector's own pixels, in which `centre` is given."""
     estimate = found.estimate
     if found.check is None:
         return
+    value = settings.on_detector(estimate.value)
     console.say(
-        f"{scan.path}: rotation centre {estimate.value:.2f} ± {estimate.uncertainty:.2f} pixels"
-        f" ({estimate.method})"
+        f"{scan.path}: rotation centre {value:.2f} ±"
+        f" {estimate.uncertainty * settings.binning:.2f} pixels ({estimate.method})"
     )
     for note in found.notes:
         console.warn(f"rotation centre: {note}. If wrong, give it: centre=NUMBER.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import h5py
@@ -120,3 +121,25 @@ def test_what_cannot_be_reduced(scan):
         reduced(opened, settings("binning=30"))
     with pytest.raises(InputError, match="holds no 4 rows"):
         settings("binning=4", "rows=1:4").chosen_rows(10)
+
+
+def test_the_centre_that_is_printed_can_be_given(tmp_path, capsys):
+    path = write_scan(tmp_path / "scan.h5", rows=4, views=90, columns=96, centre=44.3)
+    for name, words in (("columns", ["columns=10:"]), ("binned", ["binning=2"])):
+        found = made(path, tmp_path / name, *words)
+        said = " ".join(capsys.readouterr().out.split())
+        printed = re.search(r"rotation centre (\S+) ±", said)[1]
+        assert float(printed) == pytest.approx(44.3, abs=0.3)
+        again = made(path, tmp_path / f"{name}-given", *words, f"centre={printed}")
+        assert again.centre == pytest.approx(found.centre, abs=0.006)
+    with pytest.raises(InputError, match=r"centre: 5 is off .* \(10 to 95\)"):
+        made(path, tmp_path / "off", "columns=10:", "centre=5")
+
+
+def test_what_the_file_says_is_told_in_the_detectors_pixels(tmp_path, capsys):
+    path = write_scan(tmp_path / "scan.h5", rows=4, views=90, columns=96, centre=44.3)
+    with h5py.File(path, "r+") as file:
+        file["simulation/centre"] = 60.0
+    made(path, tmp_path / "store", "columns=10:")
+    answer = capsys.readouterr()
+    assert "and the file says 60.00" in " ".join((answer.out + answer.err).split())

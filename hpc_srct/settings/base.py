@@ -7,6 +7,7 @@ command line ``model.width=16`` sets one value, in YAML's spelling.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -174,9 +175,44 @@ def from_tree(kind: type[S], tree: dict[str, Any], source: str) -> S:
         raise InputError(_in_words(kind, error, source)) from error
 
 
+# What a value was to be, by pydantic's name of the error; its limits are in the error's context.
+_EXPECTED = {
+    "string_type": "text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "path_type": "a path",
+    "literal_error": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "too_short": "at least {min_length} in it",
+    "too_long": "at most {max_length} in it",
+}
+# Where a value may be of several kinds, pydantic tells each kind's error apart by a last part.
+_KINDS = "str|int|float|bool|path|none|constrained|list|tuple|dict|literal|function"
+_KIND = re.compile(rf"({_KINDS})\b.*")
+
+
 def _in_words(kind: type[Settings], error: pydantic.ValidationError, source: str) -> str:
-    first, *more = error.errors(include_url=False)
-    key = ".".join(str(part) for part in first["loc"])
+    by_key: dict[str, list[Any]] = {}
+    for one in error.errors(include_url=False):
+        where = [str(part) for part in one["loc"]]
+        if len(where) > 1 and _KIND.fullmatch(where[-1]):
+            where.pop()
+        by_key.setdefault(".".join(where), []).append(one)
+    (key, errors), *more = by_key.items()
+    first = errors[0]
     if first["type"] == "extra_forbidden":
         known = _keys_at(kind, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
@@ -185,9 +221,18 @@ def _in_words(kind: type[Settings], error: pydantic.ValidationError, source: str
     elif first["type"] == "missing":
         text = f"{source}: '{key}' is required and is not set."
     else:
-        message = first["msg"].removeprefix("Value error, ")
-        text = f"{source}: '{key}': {message}; found {first['input']!r}."
+        wanted = dict.fromkeys(_wanted(one) for one in errors)
+        # Words of our own say all; they go before what any kind of value would have had to be.
+        own = [one["msg"] for one in errors if one["type"] == "value_error"]
+        said = own[0].removeprefix("Value error, ") if own else f"expected {' or '.join(wanted)}"
+        place = f"{source}: '{key}'" if key else source
+        text = f"{place}: {said}; found {first['input']!r}."
     return text + (f"\n({len(more)} more problem(s) after this one.)" if more else "")
+
+
+def _wanted(error: Any) -> str:
+    expected = _EXPECTED.get(error["type"])
+    return expected.format(**error.get("ctx", {})) if expected else error["msg"]
 
 
 def _keys_at(kind: type[Settings], where: Sequence[str | int]) -> list[str]:

@@ -68,7 +68,7 @@ def test_overrides_are_yaml_and_reach_inside(tmp_path):
         (
             "name: x\nmodel: {width: 0}\n",
             [],
-            r"'model\.width'.*greater than or equal to 1; found 0",
+            r"'model\.width'.*1 or more; found 0",
         ),
         ("name: x\nmodel: {width: many}\n", [], r"'model\.width'.*found 'many'"),
         ("- a\n- b\n", [], "expected keys and values, found a list"),

@@ -59,3 +59,19 @@ def test_result_settings_leave_out_how_it_is_made():
 def test_a_misspelt_key_names_its_neighbour():
     with pytest.raises(InputError, match="did you mean 'sinogram'"):
         read("sinograms=true")
+
+
+@pytest.mark.parametrize(
+    ("word", "answer"),
+    [
+        ("rows=2", "'rows': expected text; found 2."),
+        ("views=0.125", "'views': expected text or a list; found 0.125."),
+        ("centre=abc", "'centre': expected a number or 'auto' or 'file'; found 'abc'."),
+        ("padding=-1", "'padding': expected 0 or more or 'auto'; found -1."),
+        ("rings=3", "'rings': expected 'none', 'sorting', 'all' or 'wavelet'; found 3."),
+    ],
+)
+def test_wrong_values_are_answered_in_the_words_of_the_settings(word, answer):
+    with pytest.raises(InputError) as error:
+        load(PreprocessingSettings, overrides=[word])
+    assert str(error.value) == f"settings: {answer}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from hpc_srct import console
 from hpc_srct.errors import InputError
+from hpc_srct.preprocessing.dark_frames import dark_views, lose
 from hpc_srct.preprocessing.exchange import frames_for_rows, together
 from hpc_srct.preprocessing.frames import Fields, FrameWise, Times
 from hpc_srct.preprocessing.plan import reading_outside_plan
@@ -18,6 +19,7 @@ from hpc_srct.scan import Scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.tomography.axis import RowCheck, check_rows
 from hpc_srct.tomography.centre import CentreEstimate, find_centre
+from hpc_srct.tomography.correction import FLOOR
 from hpc_srct.tomography.lost_views import fill_lost_views
 
 # Of the height of the detector: whatever rows are chosen, the centre is the scan's.
@@ -82,8 +84,10 @@ def centre_of(
     """
     if found is None:
         found = together(communicator, lambda: given_centre(scan, settings))
-    if found is None:
-        found = look_for_centre(scan, settings, communicator, times)
+        if found is None:
+            found = look_for_centre(scan, settings, communicator, times)
+        else:
+            rows_with_light(scan, settings, communicator, times)
     if communicator.rank == 0:
         _say(scan, found, settings)
     story = found.describe()
@@ -136,7 +140,7 @@ def look_for_centre(
     InputError
         It cannot be found.
     """
-    rows, sinograms = some_sinograms(scan, settings.floor, communicator, times)
+    rows, sinograms = rows_with_light(scan, settings, communicator, times)
 
     def find() -> FoundCentre:
         fill_lost_views(sinograms, scan.angles)
@@ -199,13 +203,40 @@ def _say(scan: Scan, found: FoundCentre, settings: PreprocessingSettings) -> Non
         console.warn(f"rotation centre: {note}. If wrong, give it: centre=NUMBER.")
 
 
+def rows_with_light(
+    scan: Scan, settings: PreprocessingSettings, communicator: Communicator, times: Times
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give what `some_sinograms` gives, without the views that hold no light: NaN.
+
+    Every rank must call it; each learns which they are (`scan.lost`).
+
+    Raises
+    ------
+    InputError
+        There are too many of them.
+    """
+    rows, sinograms = some_sinograms(scan, min(settings.floor, FLOOR), communicator, times)
+
+    def find() -> np.ndarray:
+        note = lose(scan, dark_views(scan, rows, sinograms))
+        if note:
+            console.warn(f"{scan.path}: {note}")
+        return scan.lost
+
+    scan.lost = together(communicator, find)
+    sinograms[:, scan.lost] = np.nan
+    if settings.floor > FLOOR:
+        np.minimum(sinograms, -np.log(np.float32(settings.floor)), out=sinograms)
+    return rows, sinograms
+
+
 def some_sinograms(
     scan: Scan, floor: float, communicator: Communicator, times: Times
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give some rows over the height, and to rank 0 their sinograms, (row, view, column)."""
     rows = np.unique([int(part * (scan.n_rows - 1) + 0.5) for part in WHERE])
     fields = Fields.joined([Fields.of(scan, slice(int(row), int(row) + 1)) for row in rows])
-    frames = FrameWise(scan, scan.chunked_by_frame, rows, fields, floor, times)
+    frames = FrameWise(scan, scan.chunked_by_frame, rows, fields, floor, times, lost=scan.lost)
     all_on_first = [slice(0, len(rows))] + [slice(0, 0)] * (communicator.size - 1)
     reading = reading_outside_plan(scan, len(rows))
     steps = sweeps(rows, scan.n_views, reading, scan.chunk_starts, communicator.size)

@@ -159,6 +159,8 @@ class FrameWise:
         Phase retrieval; `rows` are then all of them.
     keep : ndarray of int or None
         Which of `rows` are given, after phase retrieval.
+    lost : ndarray of int
+        Views that hold no light; given as NaN.
     dead : ndarray of bool
         Pixels without beam, of `fields`.
     clipped : ndarray of int
@@ -176,6 +178,7 @@ class FrameWise:
     beam: np.ndarray | None = None
     phase: Paganin | None = None
     keep: np.ndarray | None = None
+    lost: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     dead: np.ndarray = field(init=False)
     clipped: np.ndarray = field(init=False)
     _held: tuple[tuple[slice, slice], np.ndarray] | None = field(init=False, default=None)
@@ -246,6 +249,7 @@ class FrameWise:
         """Make line integrals of frames; say how many values of each row were raised."""
         now = time.perf_counter()
         dark = self.fields.dark[rows]
+        raw = without_lost(raw, np.isin(views, self.lost))
         if self.beam is not None:
             raw = dark + (raw - dark) * self.beam[views][:, None, None]
         passed, clipped = transmission(
@@ -263,6 +267,15 @@ class FrameWise:
         minus_log(passed, out=passed)
         self.times.add("correct", now)
         return passed, clipped
+
+
+def without_lost(frames: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Give frames (view, row, column) with NaN in place of some of them, (view,) bool."""
+    if not lost.any():
+        return frames
+    frames = frames.astype(np.float32)
+    frames[lost] = np.nan
+    return frames
 
 
 def _read(source: FrameSource, views: np.ndarray, rows: np.ndarray, by_frame: bool) -> np.ndarray:

@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 
 from hpc_srct.errors import InputError
-from hpc_srct.preprocessing.centre import FoundCentre, given_centre, look_for_centre
-from hpc_srct.preprocessing.frames import Fields, Times
+from hpc_srct.preprocessing.centre import (
+    FoundCentre,
+    given_centre,
+    look_for_centre,
+    rows_with_light,
+)
+from hpc_srct.preprocessing.frames import Fields, Times, without_lost
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import FrameGroup, Scan
 from hpc_srct.scan.angles import AngleSummary
@@ -40,6 +45,8 @@ class StitchedScan:
 
     Attributes
     ----------
+    lost_frames : ndarray of int
+        Narrow views that hold no light.
     on_detector : float
         The centre on the narrow detector.
     centre_hint : float
@@ -67,6 +74,8 @@ class StitchedScan:
         self.dark_groups: list[tuple[float, int]] = []
         self.n_flats = self.n_darks = 0
         self.monitor, self.file_bytes = None, scan.file_bytes
+        # What is lost of the narrow views comes as NaN in the wide ones.
+        self.lost, self.lost_frames = np.zeros(0, np.int64), scan.lost
         self.on_detector, self.centre_hint = centre, plan.centre
         # Both views of a pair: raw, corrected, and a temporary; then the wide one and its parts.
         item = getattr(scan, "bytes_read", scan.dtype.itemsize)
@@ -144,7 +153,7 @@ class StitchedScan:
         known, fields, dead = self._fields
         inside = slice(wanted.start - known.start, wanted.stop - known.start)
         passed, _ = transmission(
-            self._scan.projections(views, rows),
+            without_lost(self._scan.projections(views, rows), np.isin(views, self._scan.lost)),
             fields.flats[:, inside],
             fields.dark[inside],
             floor=self._floor,
@@ -187,9 +196,13 @@ def stitched_where_aside(
         aside = known.get("on_detector")
         return (scan if aside is None else _stitched(scan, aside, settings)), None
     last = scan.n_columns - 1
-    found = given_centre(scan, settings) or look_for_centre(
-        scan, settings, Communicator(), Times(), search=(0.02 * last, 0.98 * last)
-    )
+    alone, times = Communicator(), Times()
+    found = given_centre(scan, settings)
+    if found is not None:
+        rows_with_light(scan, settings, alone, times)
+    else:
+        search = (0.02 * last, 0.98 * last)
+        found = look_for_centre(scan, settings, alone, times, search)
     value = found.estimate.value
     short, long = sorted((value, last - value))
     if not 0 < short < ASIDE * long:

@@ -182,7 +182,8 @@ def make_plan(
     scratch
         Whether there is a scratch folder.
     finds_centre
-        The rotation centre is looked for, which reads the scan's frames once more.
+        The rotation centre, and frames without light, are looked for, which reads the scan's
+        frames once more.
 
     Raises
     ------

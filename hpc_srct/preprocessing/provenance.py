@@ -53,7 +53,11 @@ def tell(
         "source": record.source,
         "settings": record.result,
         "rows": [int(writer.rows[0]), int(writer.rows[-1]) + 1],
-        "views": {"scan": scan.n_views, "low": low_views.tolist()},
+        "views": {
+            "scan": scan.n_views,
+            "low": low_views.tolist(),
+            **({"without_light": record.lost} if record.lost else {}),
+        },
         "angles": {
             "units": "rad",
             "full": scan.angles.tolist(),

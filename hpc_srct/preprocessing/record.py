@@ -27,13 +27,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Record:
-    """The scan, the settings, the centre and the dose that all shards of a store share."""
+    """What all shards of a store share: scan, settings, centre, dose, views that hold no light."""
 
     source: dict[str, Any]
     result: dict[str, Any]
     centre: dict[str, Any]
     versions: dict[str, str]
     dose: dict[str, Any] | None = None
+    lost: list[int] | None = None
 
     def write(self, store: Path) -> None:
         """Write it into the store."""

@@ -43,6 +43,7 @@ class ReducedScan:
     def __init__(self, scan: Scan, columns: range, binning: int):
         self._scan, self._binning = scan, binning
         self.path, self.format, self.monitor = scan.path, scan.format, scan.monitor
+        self.lost = scan.lost
         self.n_views, self.angles = scan.n_views, scan.angles
         self.n_rows, self.n_columns = scan.n_rows // binning, len(columns) // binning
         if self.n_rows < 1 or self.n_columns < 2:

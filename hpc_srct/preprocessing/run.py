@@ -19,6 +19,7 @@ from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.preprocessing import provenance
 from hpc_srct.preprocessing.centre import FoundCentre, centre_of
+from hpc_srct.preprocessing.dark_frames import lose
 from hpc_srct.preprocessing.dose import measure_dose
 from hpc_srct.preprocessing.exchange import together
 from hpc_srct.preprocessing.footprint import COMPILER
@@ -41,6 +42,9 @@ from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import StoreWriter
 from hpc_srct.slices.blocks import MASTER
 from hpc_srct.slices.lock import StoreLock
+
+# Of all values, the share raised to the floor from which a user should hear of it.
+MUCH_CLIPPED = 0.01
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,10 @@ def prepared(
     """Open a scan as it will be reconstructed; give its centre where it had to be known."""
     record = read_record(out)
     scan, found = opened(scan_path, settings), None
+    if record is not None:
+        # Decided once: what was begun goes on with the same.
+        scan.lost = np.zeros(0, np.int64)
+        lose(scan, np.array(record.lost or [], np.int64))
     if settings.stitch:
         known = None if record is None else record.centre
         scan, found = stitched_where_aside(scan, settings, known)
@@ -237,7 +245,8 @@ def _recorded(
     if settings.photons is not None:
         dose = together(communicator, lambda: measure_dose(scan, settings).describe())
     source = source_of(scan, settings)
-    record = Record(source, settings.result(), centre, provenance.versions(), dose)
+    lost = getattr(scan, "lost_frames", scan.lost).tolist()
+    record = Record(source, settings.result(), centre, provenance.versions(), dose, lost)
     together(communicator, lambda: record.write(writer.folder))
     return record
 
@@ -255,7 +264,7 @@ def _planned(
         settings.memory_bytes,
         task.blocks,
         scratch=settings.scratch is not None,
-        finds_centre=task.record is None and settings.centre == "auto",
+        finds_centre=task.record is None,
     )
     _ask_for_room(writer.folder, "store", plan.disk)
     if plan.staged:
@@ -289,3 +298,10 @@ def _finish(
         raise InputError(f"{scan.path}: {difference}; remove {writer.folder} and make it again.")
     story, figures = provenance.tell(scan, writer, settings, record)
     writer.finish(story, **figures)
+    clipped = story["intensity"]["clipped_fraction"]
+    if clipped > MUCH_CLIPPED:
+        console.warn(
+            f"{scan.path}: {clipped:.1%} of what was measured stood below the floor"
+            f" ({settings.floor:g} of the beam) and was raised to it: opaque parts of the object,"
+            " or frames, rows or flats without light."
+        )

@@ -114,6 +114,7 @@ class SinogramReader:
             beam=self._beam(),
             phase=phase,
             keep=rows if phase else None,
+            lost=self.scan.lost,
         )
 
     @property

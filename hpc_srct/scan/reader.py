@@ -62,6 +62,9 @@ class Scan:
         Column of the rotation axis, 0-based, where the file or the layout names one.
     monitor : ndarray, shape (n_views,), or None
         Beam monitor.
+    lost : ndarray of int
+        Projections that were never written, or that a virtual dataset takes from nowhere; those
+        that hold no light join them when they are found.
     notes : list of str
         What was assumed, for the user.
     chunked_by_frame : bool
@@ -79,6 +82,7 @@ class Scan:
         self.dtype, self.angles = stack.dtype, parts.angles
         self.pixel_size, self.centre_hint = roles.pixel_size, roles.centre
         self.monitor = None if parts.monitor is None else parts.monitor[parts.views]
+        self.lost = np.flatnonzero(np.isin(parts.views, stack.unwritten()))
         self.chunk_frames, self.chunk_rows = stack.chunk_frames, stack.chunk_rows
         self.chunked_by_frame = stack.n_rows > 1 and stack.chunk_rows >= min(stack.n_rows, MANY)
         self._parts, self._roles, self._without_darks = parts, roles, without_darks

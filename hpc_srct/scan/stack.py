@@ -6,6 +6,7 @@ Frames are never read as one contiguous range: flats and darks may stand between
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,21 @@ class Stack:
         view, row, _ = self._order
         return min(chunk[view], self.n_frames), min(chunk[row], self.n_rows)
 
+    def unwritten(self) -> np.ndarray:
+        """List the frames that nobody wrote, as far as the file tells: they read as its fill value.
+
+        Returns
+        -------
+        ndarray of int
+            Those of which no chunk is stored, and those of a virtual dataset that have no source.
+        """
+        dataset = self._dataset()
+        if self._flat:
+            return np.zeros(0, np.int64)
+        view = self._order[0]
+        there = _mapped(dataset, view) if dataset.is_virtual else _stored(dataset, view)
+        return np.flatnonzero(~there)
+
     def read(self, frames: np.ndarray, rows: slice) -> np.ndarray:
         """Read some rows of some frames, in the order asked for.
 
@@ -235,6 +251,42 @@ def _sources(file: Hdf5File, path: str, dataset: h5py.Dataset) -> list[Path]:
                 " (its frames would read as zeros).\nPut the source file back in its place."
             )
     return list(dict.fromkeys(name for name, _ in found))
+
+
+def _mapped(dataset: h5py.Dataset, axis: int) -> np.ndarray:
+    """Tell which frames of a virtual dataset have a source."""
+    there = np.zeros(dataset.shape[axis], bool)
+    for source in dataset.virtual_sources():
+        space = source.vspace
+        if not space.is_regular_hyperslab():
+            first, last = (int(end[axis]) for end in space.get_select_bounds())
+            there[first : last + 1] = True
+            continue
+        start, stride, count, block = (int(part[axis]) for part in space.get_regular_hyperslab())
+        for first in range(start, min(start + stride * count, len(there)), max(stride, 1)):
+            there[first : min(first + block, len(there))] = True
+    return there
+
+
+def _stored(dataset: h5py.Dataset, axis: int) -> np.ndarray:
+    """Tell of which frames at least one chunk was written."""
+    there = np.ones(dataset.shape[axis], bool)
+    chunk = dataset.chunks
+    if chunk is None:
+        # Contiguous and never written: no room was made for it.
+        if dataset.id.get_storage_size() == 0 and not dataset.external:
+            there[:] = False
+        return there
+    pairs = zip(dataset.shape, chunk, strict=True)
+    if dataset.id.get_num_chunks() < math.prod(-(-size // part) for size, part in pairs):
+        there[:] = False
+
+        def mark(stored: h5py.h5d.StoreInfo) -> None:
+            first = stored.chunk_offset[axis]
+            there[first : first + chunk[axis]] = True
+
+        dataset.id.chunk_iter(mark)
+    return there
 
 
 def _series(name: Path) -> list[Path]:

@@ -12,7 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from hpc_srct.errors import InputError
-from hpc_srct.preprocessing.centre import FoundCentre, given_centre, look_for_centre
+from hpc_srct.preprocessing.centre import (
+    FoundCentre,
+    given_centre,
+    look_for_centre,
+    rows_with_light,
+)
 from hpc_srct.preprocessing.footprint import INTERPRETER
 from hpc_srct.preprocessing.frames import Times
 from hpc_srct.preprocessing.full_turn import StitchedScan, stitched_where_aside
@@ -182,7 +187,10 @@ def inspect(
         notes.append("Pixel size: not in the file; results stay in attenuation per pixel.")
     # To look for the centre needs no darks; preprocessing asks for them, as a note says.
     whole = scan if scan.n_darks else opened(True)
-    reconstructed, found = _centre(reduced(whole, settings), settings, notes)
+    narrow = reduced(whole, settings)
+    known = len(narrow.notes)
+    reconstructed, found = _centre(narrow, settings, notes)
+    notes += narrow.notes[known:]
     return Inspection(
         path=str(path),
         format=scan.format,
@@ -220,8 +228,11 @@ def _centre(
             reconstructed, found = stitched_where_aside(scan, settings)
         if isinstance(reconstructed, StitchedScan):
             notes.append(reconstructed.notes[-1])
-        found = found or given_centre(scan, settings)
-        found = found or look_for_centre(scan, settings, Communicator(), Times())
+        if found is None:
+            found = given_centre(scan, settings)
+            look = look_for_centre if found is None else rows_with_light
+            looked = look(scan, settings, Communicator(), Times())
+            found = found or looked
     except InputError as error:
         notes.append(f"Rotation centre: {error}")
         return reconstructed, None
@@ -260,7 +271,6 @@ def _plan(
             ranks,
             settings.memory_bytes,
             scratch=settings.scratch is not None,
-            finds_centre=settings.centre == "auto",
         )
     except InputError as error:
         notes.append(f"Preprocessing: {error}")

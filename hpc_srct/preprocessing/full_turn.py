@@ -19,13 +19,21 @@ from hpc_srct.preprocessing.centre import (
 from hpc_srct.preprocessing.frames import Fields, Times, without_lost
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import FrameGroup, Scan
-from hpc_srct.scan.angles import AngleSummary
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.tomography.correction import dead_pixels, minus_log, transmission
-from hpc_srct.tomography.stitching import plan_stitching
+from hpc_srct.tomography.stitching import (
+    STEPS_LEFT_OUT,
+    covers_turn,
+    left_out_of_turn,
+    plan_stitching,
+)
 
 # An axis that leaves less than this share of the longer side on the shorter one is meant to.
 ASIDE = 0.6
+# Degrees from which a scan was meant to be more than half a turn.
+BEYOND_HALF = 200.0
+# Radians between views from which an interpolated one is blurred.
+WIDE = np.deg2rad(1)
 
 
 class StitchedScan:
@@ -87,6 +95,12 @@ class StitchedScan:
             f" {scan.n_columns}): stitched to {self.n_views} views of {self.n_columns} columns;"
             f" {plan.overlap:.0f} columns overlap.",
         ]
+        left_out, step = left_out_of_turn(scan.angles)
+        if left_out > max(STEPS_LEFT_OUT * step, WIDE):
+            self.notes[-1] += (
+                f" The views leave up to {np.degrees(left_out):.3g}° out: opposite views are"
+                " interpolated there, and blurred towards the rim."
+            )
 
     def prepare(self, rows: slice) -> None:
         """Read the flats and darks of rows that will be read, a few at a time perhaps."""
@@ -190,24 +204,56 @@ def stitched_where_aside(
         The axis cannot be found; or a beam monitor or fewer photons are asked for, which need
         the counts that a stitched scan has no more.
     """
-    if AngleSummary.of(scan.angles).turn != "full":
+    if not covers_turn(scan.angles):
         return scan, None
     if known is not None:
         aside = known.get("on_detector")
         return (scan if aside is None else _stitched(scan, aside, settings)), None
-    last = scan.n_columns - 1
     alone, times = Communicator(), Times()
     found = given_centre(scan, settings)
     if found is not None:
         rows_with_light(scan, settings, alone, times)
     else:
+        last = scan.n_columns - 1
         search = (0.02 * last, 0.98 * last)
+        # Of a turn that ends a little early `auto` would mirror the half: not of an axis aside.
+        pairs = {"centre_method": "pairs"} if settings.centre_method == "auto" else {}
+        settings = settings.model_copy(update=pairs)
         found = look_for_centre(scan, settings, alone, times, search)
     value = found.estimate.value
-    short, long = sorted((value, last - value))
-    if not 0 < short < ASIDE * long:
+    if not _aside(scan, value):
         return scan, found
     return _stitched(scan, value, settings), found
+
+
+def why_not_stitched(
+    scan: Scan | StitchedScan, centre: float, settings: PreprocessingSettings
+) -> str:
+    """Say where a scan of more than half a turn, its axis at the side, could not be stitched.
+
+    Parameters
+    ----------
+    scan
+        As it is reconstructed.
+    centre
+        Its rotation centre.
+    """
+    span = np.degrees(np.ptp(scan.angles))
+    if not settings.stitch or covers_turn(scan.angles) or span < BEYOND_HALF:
+        return ""
+    if not _aside(scan, centre):
+        return ""
+    return (
+        f"the axis stands at the side (column {settings.on_detector(centre):.2f}) and the angles"
+        f" span {span:.4g}°, but they leave {np.degrees(left_out_of_turn(scan.angles)[0]):.3g}° of"
+        " the turn out, so that the views are not stitched: what lies beyond the detector on that"
+        " side is missing."
+    )
+
+
+def _aside(scan: Scan, centre: float) -> bool:
+    short, long = sorted((centre, scan.n_columns - 1 - centre))
+    return 0 < short < ASIDE * long
 
 
 def _stitched(scan: Scan, centre: float, settings: PreprocessingSettings) -> StitchedScan:

@@ -24,7 +24,7 @@ from hpc_srct.preprocessing.dose import measure_dose
 from hpc_srct.preprocessing.exchange import together
 from hpc_srct.preprocessing.footprint import COMPILER
 from hpc_srct.preprocessing.frames import Times
-from hpc_srct.preprocessing.full_turn import stitched_where_aside
+from hpc_srct.preprocessing.full_turn import stitched_where_aside, why_not_stitched
 from hpc_srct.preprocessing.passes import work_through
 from hpc_srct.preprocessing.plan import MIB, Plan, Work, make_plan
 from hpc_srct.preprocessing.record import (
@@ -241,6 +241,9 @@ def _recorded(
 ) -> Record:
     """Find the centre, and write down what the store is made from before its first shard."""
     centre = centre_of(scan, settings, communicator, times, found)
+    why = why_not_stitched(scan, centre["value"], settings)
+    if why:
+        console.warn(f"{scan.path}: {why}", rank=communicator.rank)
     dose = None
     if settings.photons is not None:
         dose = together(communicator, lambda: measure_dose(scan, settings).describe())

@@ -16,6 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from hpc_srct.errors import InputError
 from hpc_srct.tomography.geometry import checked_angles
 
+# Views may leave so much of the turn out, or so many steps: opposites are interpolated.
+MOST_LEFT_OUT = np.deg2rad(10)
+STEPS_LEFT_OUT = 4
+
 
 @dataclass(frozen=True)
 class Stitching:
@@ -85,13 +89,28 @@ class Stitching:
         return np.clip(weight, 0.0, 1.0)
 
 
+def left_out_of_turn(angles: ArrayLike) -> tuple[float, float]:
+    """Measure the widest gap that views leave in a turn, and their usual distance; radians."""
+    turn = np.sort(np.mod(np.asarray(angles, float) - np.min(angles), 2 * np.pi))
+    gaps = np.diff(turn, append=turn[0] + 2 * np.pi)
+    # The same angle a turn on may differ by rounding.
+    steps = gaps[gaps > 1e-9]
+    return float(gaps.max()), float(np.median(steps)) if steps.size else 2 * np.pi
+
+
+def covers_turn(angles: ArrayLike) -> bool:
+    """Tell whether views, modulo 2π, go once around."""
+    left_out, step = left_out_of_turn(angles)
+    return len(np.atleast_1d(angles)) >= 4 and left_out <= max(STEPS_LEFT_OUT * step, MOST_LEFT_OUT)
+
+
 def plan_stitching(angles: ArrayLike, columns: int, centre: float) -> Stitching:
     """Pair the views of a full turn.
 
     Parameters
     ----------
     angles
-        (views,), radians, over a full turn, in any order.
+        (views,), radians, over a full turn, in any order; beyond it, they count modulo 2π.
     columns
         Width of the detector.
     centre
@@ -105,16 +124,15 @@ def plan_stitching(angles: ArrayLike, columns: int, centre: float) -> Stitching:
     angles = checked_angles(angles)
     if not 0 < centre < columns - 1:
         raise InputError(f"centre {centre:g}: expected inside the detector, 0 to {columns - 1}.")
+    left_out, step = left_out_of_turn(angles)
+    if not covers_turn(angles):
+        raise InputError(
+            f"stitching: the views leave {np.degrees(left_out):.1f}° of the turn out; expected"
+            " a full turn. stitch=false reconstructs the narrow views."
+        )
     turn = np.mod(angles - angles[0], 2 * np.pi)
     order = np.argsort(turn, kind="stable")
     ordered = turn[order]
-    gaps = np.diff(ordered, append=ordered[0] + 2 * np.pi)
-    step = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 2 * np.pi
-    if len(angles) < 4 or gaps.max() > max(4 * step, np.deg2rad(1)):
-        raise InputError(
-            f"stitching: the views leave {np.degrees(gaps.max()):.1f}° of the turn out; expected"
-            " a full turn."
-        )
     # A view that ends the half turn stands for the same lines as the one that begins it.
     kept = order[ordered < np.pi - 1e-3 * step]
     wanted = turn[kept] + np.pi

@@ -20,7 +20,11 @@ from hpc_srct.preprocessing.centre import (
 )
 from hpc_srct.preprocessing.footprint import INTERPRETER
 from hpc_srct.preprocessing.frames import Times
-from hpc_srct.preprocessing.full_turn import StitchedScan, stitched_where_aside
+from hpc_srct.preprocessing.full_turn import (
+    StitchedScan,
+    stitched_where_aside,
+    why_not_stitched,
+)
 from hpc_srct.preprocessing.plan import make_plan
 from hpc_srct.preprocessing.reduced import ReducedScan, reduced
 from hpc_srct.preprocessing.run import work_of
@@ -236,6 +240,8 @@ def _centre(
     except InputError as error:
         notes.append(f"Rotation centre: {error}")
         return reconstructed, None
+    why = why_not_stitched(reconstructed, found.estimate.value, settings)
+    notes += [f"{why[0].upper()}{why[1:]}"] if why else []
     # What the estimate itself notes stands beside it.
     notes += [f"Rotation centre: {note}." for note in found.notes if note != found.estimate.note]
     return reconstructed, found

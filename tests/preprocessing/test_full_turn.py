@@ -30,9 +30,9 @@ def integrals(angles, columns, centre):
     return total
 
 
-def write(path, columns, centre, turn=2 * np.pi, views=240, noise=0.0, rows=2):
+def write(path, columns, centre, turn=2 * np.pi, views=240, noise=0.0, rows=2, angles=None):
     rng = np.random.default_rng(0)
-    angles = np.arange(views) * turn / views
+    angles = np.arange(views) * turn / views if angles is None else np.asarray(angles)
     counts = 100 + 20000 * np.exp(-integrals(angles, columns, centre))
     counts += noise * rng.normal(size=counts.shape)
     with h5py.File(path, "w") as file:
@@ -217,3 +217,45 @@ def test_inspect_says_so(tmp_path):
     assert found.centre["value"] == pytest.approx(51, abs=0.2)
     assert any("120 views of 103 columns" in note for note in found.notes)
     assert found.plan["disk_bytes"] > 2 * 2 * 103**2 * 4
+
+
+STEP = 2 * np.pi / 240
+
+
+@pytest.mark.parametrize(
+    "angles",
+    [
+        np.arange(250) * STEP,  # runs ten views past its end
+        np.arange(236) * STEP,  # ends 6° before
+        np.delete(np.arange(240), slice(100, 104)) * STEP,
+        np.sort(np.random.default_rng(1).uniform(0, 2 * np.pi, 720)),
+        np.arange(480) * STEP,  # two turns
+    ],
+    ids=["past", "short", "gap", "random", "twice"],
+)
+def test_a_turn_is_one_by_what_it_covers(tmp_path, angles):
+    path = write(tmp_path / "s.h5", 64, 51.0, angles=angles).path
+    found = inspect(path)
+    assert found.centre["value"] == pytest.approx(51, abs=0.2)
+    assert any("of 103 columns" in note for note in found.notes)
+    preprocess(path, tmp_path / "store", PreprocessingSettings(views="1/2", centre=51))
+    image = SliceStore(tmp_path / "store").read("full", 0)
+    assert image.shape == (103, 103)
+    for x, y, _, value in DISCS[1:]:
+        row, column = round(51 - y), round(51 + x)
+        inside = image[row - 2 : row + 3, column - 2 : column + 3]
+        assert inside.mean() == pytest.approx(DISCS[0][3] + value, rel=0.05)
+
+
+def test_a_turn_with_much_left_out_says_that_it_is_not_stitched(tmp_path, capsys):
+    path = write(tmp_path / "s.h5", 64, 51.0, angles=np.arange(200) * STEP).path
+    settings = PreprocessingSettings(centre=51)
+    found = inspect(path, settings=settings)
+    assert any("61.5° of the turn out" in note for note in found.notes)
+    preprocess(path, tmp_path / "store", settings)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "span 298.5°" in said and "the views are not stitched" in said
+    assert SliceStore(tmp_path / "store").size == (64, 64)
+    settings = settings.model_copy(update={"stitch": False})
+    preprocess(path, tmp_path / "asked", settings)
+    assert "not stitched" not in capsys.readouterr().err

@@ -6,6 +6,7 @@ their numbers alone. (With fp16 and stage 0 DeepSpeed does not scale the loss.)
 
 from __future__ import annotations
 
+import atexit
 import collections
 import contextlib
 import logging
@@ -126,6 +127,9 @@ def start() -> Ranks:
             f"rank {variables['RANK']} of {variables['WORLD_SIZE']}: no meeting at {where}: "
             f"{str(error).splitlines()[0]}."
         ) from error
+    if not use_cuda:
+        # Gloo's thread, met by the interpreter's end, now and then aborts a run that is done.
+        atexit.register(_part)
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     control = None
     if size > 1:
@@ -327,6 +331,11 @@ class Engine:
         """Let go of hooks and memory."""
         with contextlib.suppress(Exception):
             self.deepspeed.destroy()
+
+
+def _part() -> None:
+    with contextlib.suppress(Exception):
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager

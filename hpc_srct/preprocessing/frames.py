@@ -108,10 +108,15 @@ def _median_at(groups: Sequence[FrameGroup], position: float) -> np.ndarray:
 
 
 def _at_mean_beam(group: FrameGroup, dark: np.ndarray, scan: Scan) -> FrameGroup:
+    factors = flats_factors(group, scan)
+    return replace(group, frames=dark + (group.frames - dark) * factors[:, None, None])
+
+
+def flats_factors(group: FrameGroup, scan: Scan) -> np.ndarray:
+    """Give the `beam_factors` of a group of flats, which must have readings of their own."""
     if group.monitor is None:
         raise InputError(f"monitor: {scan.path} has no beam monitor for its flats; monitor=false.")
-    factors = beam_factors(group.monitor, scan)
-    return replace(group, frames=dark + (group.frames - dark) * factors[:, None, None])
+    return beam_factors(group.monitor, scan)
 
 
 def beam_factors(monitor: np.ndarray, scan: Scan) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from hpc_srct.errors import InputError
 from hpc_srct.files import write_json
 from hpc_srct.scan import Scan
+from hpc_srct.settings.base import flat
 from hpc_srct.settings.layout import load_layout
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices.blocks import MASTER, SHARDS
@@ -82,6 +83,18 @@ def read_record(store: Path) -> Record | None:
     return record
 
 
+def record_to_go_on(store: Path, settings: PreprocessingSettings) -> Record | None:
+    """Read a store's record, as `read_record`; None too where other settings may replace it.
+
+    They may as long as no block was made.
+    """
+    record = read_record(store)
+    if record is None or (store / MASTER).exists() or any((store / SHARDS).glob("*.h5")):
+        return record
+    same = PreprocessingSettings().result() | record.result == settings.result()
+    return record if same else None
+
+
 def check_same(
     store: Path, record: Record, source: dict[str, Any], settings: PreprocessingSettings
 ) -> None:
@@ -92,10 +105,11 @@ def check_same(
     InputError
         Names what differs, with both values.
     """
-    for key, wanted in settings.result().items():
-        # A setting that is younger than the store had its default's meaning then.
-        default = PreprocessingSettings.model_fields[key].default
-        there = record.result.get(key, default)
+    # A setting that is younger than the store had its default's meaning then.
+    then = flat(PreprocessingSettings().result() | record.result)
+    now = flat(settings.result())
+    for key in dict.fromkeys([*now, *then]):
+        there, wanted = then.get(key), now.get(key)
         if there != wanted:
             raise InputError(
                 f"{store}: was made with {key}={_short(there)}, now {key}={_short(wanted)} is"

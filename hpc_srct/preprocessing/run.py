@@ -23,15 +23,17 @@ from hpc_srct.preprocessing.dark_frames import lose
 from hpc_srct.preprocessing.dose import measure_dose
 from hpc_srct.preprocessing.exchange import together
 from hpc_srct.preprocessing.footprint import COMPILER
-from hpc_srct.preprocessing.frames import Times
+from hpc_srct.preprocessing.frames import Times, beam_factors, flats_factors
 from hpc_srct.preprocessing.full_turn import stitched_where_aside, why_not_stitched
 from hpc_srct.preprocessing.passes import work_through
+from hpc_srct.preprocessing.phase import pixel_size_for_phase
 from hpc_srct.preprocessing.plan import MIB, Plan, Work, make_plan
 from hpc_srct.preprocessing.record import (
     Record,
     changed_source,
     check_same,
     read_record,
+    record_to_go_on,
     source_of,
 )
 from hpc_srct.preprocessing.reduced import reduced
@@ -187,17 +189,34 @@ def opened(scan_path: Path | str, settings: PreprocessingSettings) -> Scan:
         without_darks=settings.without_darks,
     )
     scan = reduced(scan, settings)
-    settings.chosen_rows(scan.n_rows)
     if scan.n_flats:
         scan.darks(slice(0, 1))
+    check_asked(scan, settings)
     return scan
+
+
+def check_asked(scan: Scan, settings: PreprocessingSettings) -> None:
+    """Refuse what a scan cannot give, before its frames are read.
+
+    Raises
+    ------
+    InputError
+        Rows or views that it lacks; no monitor, no pixel size, where one is needed.
+    """
+    settings.chosen_rows(scan.n_rows)
+    settings.check_splits(scan.n_views)
+    pixel_size_for_phase(settings, scan)
+    if settings.monitor:
+        beam_factors(scan.monitor, scan)
+        for group in scan.flats(slice(0, 1)):
+            flats_factors(group, scan)
 
 
 def prepared(
     scan_path: Path | str, out: Path, settings: PreprocessingSettings
 ) -> tuple[Scan, FoundCentre | None]:
     """Open a scan as it will be reconstructed; give its centre where it had to be known."""
-    record = read_record(out)
+    record = record_to_go_on(out, settings)
     scan, found = opened(scan_path, settings), None
     if record is not None:
         # Decided once: what was begun goes on with the same.
@@ -207,6 +226,7 @@ def prepared(
         known = None if record is None else record.centre
         scan, found = stitched_where_aside(scan, settings, known)
     settings.low_views(scan.n_views)
+    settings.check_splits(scan.n_views)
     return scan, found
 
 
@@ -216,7 +236,7 @@ def _begin(
     """Take the store (rank 0), check that it is ours, and see what is missing."""
     read_record(writer.folder)
     held.enter_context(StoreLock(writer.folder))
-    record = read_record(writer.folder)
+    record = record_to_go_on(writer.folder, settings)
     if record is not None:
         check_same(writer.folder, record, source_of(scan, settings), settings)
     else:

@@ -254,6 +254,8 @@ def open_scan(
         roles = _recognised(file, layout)
     if layout is not None:
         roles = Overlay(path, layout).apply(roles)
+        if layout.geometry is None and roles.projections is not None:
+            refuse_cone_beam(roles.projections.place.file)
     parts = assemble(roles, angle_range, without_flats)
     return Scan(path, roles, parts, without_darks)
 

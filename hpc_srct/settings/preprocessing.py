@@ -213,6 +213,17 @@ class PreprocessingSettings(Settings):
             raise InputError(f"views: {self.views} asks for more than the scan's {n_views} views.")
         return chosen
 
+    def check_splits(self, n_views: int) -> None:
+        """Refuse more splits than a scan has views.
+
+        Raises
+        ------
+        InputError
+            One would be without a view.
+        """
+        if self.splits > n_views:
+            raise InputError(f"splits: {self.splits} asked for, the scan has {n_views} views.")
+
     def chosen_rows(self, n_rows: int) -> range:
         """Choose the rows, counted after binning.
 

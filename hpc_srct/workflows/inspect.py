@@ -27,7 +27,7 @@ from hpc_srct.preprocessing.full_turn import (
 )
 from hpc_srct.preprocessing.plan import make_plan
 from hpc_srct.preprocessing.reduced import ReducedScan, reduced
-from hpc_srct.preprocessing.run import work_of
+from hpc_srct.preprocessing.run import check_asked, work_of
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan, open_scan
 from hpc_srct.scan.angles import AngleSummary
@@ -272,6 +272,7 @@ def _plan(
     notes: list[str],
 ) -> dict[str, Any] | None:
     try:
+        check_asked(scan, settings)
         plan = make_plan(
             work_of(scan, settings, INTERPRETER),
             ranks,

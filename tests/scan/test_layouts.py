@@ -215,3 +215,13 @@ def test_a_layout_that_is_not_there(tmp_path):
 def test_a_folder_needs_a_file_for_each_role(tmp_path):
     with pytest.raises(InputError, match="names no file"):
         open_scan(tmp_path, Layout(projections={"path": "/a"}))
+
+
+def test_a_cone_beam_in_a_folder_is_refused_by_name(tmp_path):
+    _bsrf(tmp_path)
+    with h5py.File(tmp_path / "andor_img_tomo.h5", "r+") as file:
+        file["instrument/geometry"] = "cone"
+    with pytest.raises(InputError, match="cone-beam"):
+        open_scan(tmp_path, "bsrf-3w1")
+    parallel = load_layout("bsrf-3w1").model_copy(update={"geometry": "parallel"})
+    assert open_scan(tmp_path, parallel).n_views == 5

@@ -18,11 +18,12 @@ from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.tomography.axis import RowCheck, check_rows
-from hpc_srct.tomography.centre import CentreEstimate, find_centre
+from hpc_srct.tomography.centre import SURE_WITHIN, CentreEstimate, find_centre
 from hpc_srct.tomography.correction import FLOOR
 from hpc_srct.tomography.lost_views import fill_lost_views
 
-# Of the height of the detector: whatever rows are chosen, the centre is the scan's.
+# Of the height of the detector: whatever rows are chosen, the centre is the scan's. Chosen rows
+# are asked where those over the height do not tell.
 WHERE = (0.1, 0.3, 0.5, 0.7, 0.9)
 # Pixels by which the centre may differ from what the file says before a user must look.
 FAR = 2.0
@@ -133,7 +134,7 @@ def look_for_centre(
 ) -> FoundCentre:
     """Find the centre from some rows over the height, together and one by one.
 
-    Every rank must call it.
+    Where that is not sure, from some of the rows that are asked for. Every rank must call it.
 
     Raises
     ------
@@ -142,24 +143,57 @@ def look_for_centre(
     """
     rows, sinograms = rows_with_light(scan, settings, communicator, times)
 
-    def find() -> FoundCentre:
-        fill_lost_views(sinograms, scan.angles)
-        method = settings.centre_method
+    def find() -> FoundCentre | InputError:
         try:
-            found = find_centre(list(sinograms), scan.angles, search, method)
+            return _found(scan, settings, search, rows, sinograms)
         except InputError as error:
-            raise InputError(
-                f"{scan.path}: no rotation centre found ({error})\nGive it: centre=NUMBER."
-            ) from error
-        check = check_rows(sinograms, rows.tolist(), scan.angles, search, method)
-        if _counts_otherwise(settings):
-            found = replace(found, note=_as_counted(found.note) if found.at_edge else found.note)
-            check = replace(check, note=_as_counted(check.note) if check.note else "")
-        beside = beside_the_file(found.value, scan.centre_hint, scan.n_columns, settings)
-        notes = tuple(note for note in (found.note, check.note, beside) if note)
-        return FoundCentre(found, check, scan.centre_hint, notes)
+            return error
 
-    return together(communicator, find)
+    found = together(communicator, find)
+    chosen = settings.chosen_rows(scan.n_rows)
+    if _is_sure(found) or len(chosen) == scan.n_rows:
+        return _found_or_raise(found)
+    # The rows that are wanted may show more than those over the height.
+    rows, sinograms = some_sinograms(scan, settings.floor, communicator, times, chosen)
+    among = together(communicator, find)
+    if isinstance(found, InputError) or _is_sure(among):
+        return _found_or_raise(among)
+    return found
+
+
+def _found(
+    scan: Scan,
+    settings: PreprocessingSettings,
+    search: tuple[float, float] | None,
+    rows: np.ndarray,
+    sinograms: np.ndarray,
+) -> FoundCentre:
+    """Find the centre from these rows."""
+    fill_lost_views(sinograms, scan.angles)
+    method = settings.centre_method
+    try:
+        found = find_centre(list(sinograms), scan.angles, search, method)
+    except InputError as error:
+        raise InputError(
+            f"{scan.path}: no rotation centre found ({error})\nGive it: centre=NUMBER."
+        ) from error
+    check = check_rows(sinograms, rows.tolist(), scan.angles, search, method)
+    if _counts_otherwise(settings):
+        found = replace(found, note=_as_counted(found.note) if found.at_edge else found.note)
+        check = replace(check, note=_as_counted(check.note) if check.note else "")
+    beside = beside_the_file(found.value, scan.centre_hint, scan.n_columns, settings)
+    notes = tuple(note for note in (found.note, check.note, beside) if note)
+    return FoundCentre(found, check, scan.centre_hint, notes)
+
+
+def _is_sure(found: FoundCentre | InputError) -> bool:
+    return isinstance(found, FoundCentre) and found.estimate.uncertainty <= SURE_WITHIN
+
+
+def _found_or_raise(found: FoundCentre | InputError) -> FoundCentre:
+    if isinstance(found, InputError):
+        raise found
+    return found
 
 
 def beside_the_file(
@@ -231,10 +265,17 @@ def rows_with_light(
 
 
 def some_sinograms(
-    scan: Scan, floor: float, communicator: Communicator, times: Times
+    scan: Scan, floor: float, communicator: Communicator, times: Times, among: range | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give some rows over the height, and to rank 0 their sinograms, (row, view, column)."""
-    rows = np.unique([int(part * (scan.n_rows - 1) + 0.5) for part in WHERE])
+    """Give some rows over the height, and to rank 0 their sinograms, (row, view, column).
+
+    Parameters
+    ----------
+    among
+        Detector rows; default all.
+    """
+    among = range(scan.n_rows) if among is None else among
+    rows = np.unique([among[int(part * (len(among) - 1) + 0.5)] for part in WHERE])
     fields = Fields.joined([Fields.of(scan, slice(int(row), int(row) + 1)) for row in rows])
     frames = FrameWise(scan, scan.chunked_by_frame, rows, fields, floor, times, lost=scan.lost)
     all_on_first = [slice(0, len(rows))] + [slice(0, 0)] * (communicator.size - 1)

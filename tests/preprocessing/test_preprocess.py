@@ -432,3 +432,21 @@ def test_counts_without_flats_are_no_transmission(scan, tmp_path, capsys):
     assert "will mean nothing" not in capsys.readouterr().err
     made(tmp_path / "counts.h5", tmp_path / "counts", *words)
     assert "the grey values will mean nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("empty", ["flat", "dead"])
+def test_rows_that_are_chosen_tell_the_centre_where_others_do_not(tmp_path, empty):
+    """The object is in three rows, none of which lies where the height is sampled."""
+    path = write_scan(tmp_path / "scan.h5", rows=20, views=90, columns=96, centre=44.3, noise=20)
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "r+") as file:
+        white = file["exchange/data_white"][0]
+        for row in [*range(3), *range(6, 20)]:
+            if empty == "dead":
+                file["exchange/data_white"][:, row] = 100
+            air = white[row] + 20 * rng.normal(size=(90, 96))
+            file["exchange/data"][:, row] = air
+    store = made(path, tmp_path / "store", "rows=3:6")
+    assert store.centre == pytest.approx(44.3, abs=0.25)
+    assert store.provenance["centre"]["uncertainty"] < 0.5
+    assert set(store.provenance["centre"]["rows"]["rows"]) == {3, 4, 5}

@@ -88,6 +88,11 @@ def try_centres(
     reader = SinogramReader(scan, scan, settings, Communicator(), Times())
     reading = reading_outside_plan(scan, 1, settings.phase is not None)
     sinograms, _, _ = reader.read(np.array([row]), [slice(0, 1)], reading)
+    if not np.isfinite(sinograms).any():
+        raise InputError(
+            f"try-centres: row {row * settings.binning} of {scan.path} has no live pixel; choose"
+            " others: rows=FIRST:STOP."
+        )
     without = settings.model_copy(update={"splits": 0, "sinogram": False})
     slices = []
     with console.progress("try centres", len(local)) as steps:

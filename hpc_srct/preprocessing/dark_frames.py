@@ -108,16 +108,16 @@ def lose(scan: Scan, dark: np.ndarray) -> str:
     lost = np.union1d(scan.lost, dark).astype(np.int64)
     if not len(lost):
         return ""
-    shown = _shown(lost)
+    named = shown(lost)
     if len(lost) > MOST * scan.n_views:
         raise InputError(
-            f"{scan.path}: {len(lost)} of {scan.n_views} views hold no light ({shown}): never"
+            f"{scan.path}: {len(lost)} of {scan.n_views} views hold no light ({named}): never"
             f" written, or taken with the shutter shut. At most {MOST:.0%} are filled from the"
             " views beside them.\nTransfer the file again; or leave those frames out (image_key 3"
             " in NXtomo), or name a file without them in a layout."
         )
     note = (
-        f"{len(lost)} view(s) hold no light ({shown}): never written, or taken with the shutter"
+        f"{len(lost)} view(s) hold no light ({named}): never written, or taken with the shutter"
         " shut. They are filled from the views beside them."
     )
     scan.lost = lost
@@ -125,8 +125,8 @@ def lose(scan: Scan, dark: np.ndarray) -> str:
     return note
 
 
-def _shown(views: np.ndarray) -> str:
-    """Name views, runs of them by their ends."""
-    runs = np.split(views, np.flatnonzero(np.diff(views) > 1) + 1)
+def shown(numbers: np.ndarray) -> str:
+    """Name views or rows (rising), runs of them by their ends."""
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1)
     words = [f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs[:6]]
     return ", ".join(words) + (", …" if len(runs) > 6 else "")

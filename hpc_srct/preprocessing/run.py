@@ -19,7 +19,7 @@ from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.preprocessing import provenance
 from hpc_srct.preprocessing.centre import FoundCentre, centre_of
-from hpc_srct.preprocessing.dark_frames import lose
+from hpc_srct.preprocessing.dark_frames import lose, shown
 from hpc_srct.preprocessing.dose import measure_dose
 from hpc_srct.preprocessing.exchange import together
 from hpc_srct.preprocessing.footprint import COMPILER
@@ -321,6 +321,13 @@ def _finish(
         raise InputError(f"{scan.path}: {difference}; remove {writer.folder} and make it again.")
     story, figures = provenance.tell(scan, writer, settings, record)
     writer.finish(story, **figures)
+    blind = writer.rows[np.isnan(writer.per_slice("intensity"))]
+    if len(blind):
+        named = f"row(s) {shown(blind)}"
+        console.warn(
+            f"{scan.path}: {named} ({len(blind)} of {len(writer.rows)}) became slices without a"
+            " number: no live pixel in the flats, or too many views without a number."
+        )
     clipped = story["intensity"]["clipped_fraction"]
     if clipped > MUCH_CLIPPED:
         console.warn(

@@ -12,6 +12,7 @@ import pytest
 
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.preprocessing import plan, preprocess, run, sinograms
+from hpc_srct.preprocessing.contact_sheet import try_centres
 from hpc_srct.settings.base import load
 from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import SliceStore
@@ -450,3 +451,16 @@ def test_rows_that_are_chosen_tell_the_centre_where_others_do_not(tmp_path, empt
     assert store.centre == pytest.approx(44.3, abs=0.25)
     assert store.provenance["centre"]["uncertainty"] < 0.5
     assert set(store.provenance["centre"]["rows"]["rows"]) == {3, 4, 5}
+
+
+def test_a_row_without_beam_is_named(tmp_path, capsys):
+    path = write_scan(tmp_path / "scan.h5", rows=4)
+    with h5py.File(path, "r+") as file:
+        file["exchange/data_white"][:, 2] = 100
+    made(path, tmp_path / "store", "centre=23.5")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "row(s) 2 (1 of 4) became slices without a number" in said
+    settings = load(PreprocessingSettings, overrides=["rows=2:3"])
+    with pytest.raises(InputError, match="row 2 of .* has no live pixel"):
+        try_centres(path, tmp_path / "sheet", "20:24", settings)
+    assert not (tmp_path / "sheet.png").exists()

@@ -211,11 +211,19 @@ def _groups(
             groups.append(GroupAt(constant, np.arange(1), len(views) / 2))
             continue
         other = Stack(item.place.file, item.place.path, item.axes, single=True)
-        if (other.n_rows, other.n_columns) != (stack.n_rows, stack.n_columns):
+        size = (stack.n_rows, stack.n_columns)
+        own = roles.projections.axes
+        if (other.n_rows, other.n_columns) != size and not item.axes and own:
+            # Axes that are named at the projections alone.
+            alike = Stack(item.place.file, item.place.path, own, single=True)
+            if (alike.n_rows, alike.n_columns) == size:
+                other = alike
+                roles.notes.append(f"{other}: names no axes; read with the projections': {own}.")
+        if (other.n_rows, other.n_columns) != size:
             raise InputError(
                 f"{other}: frames of {other.n_rows} × {other.n_columns}; expected"
                 f" {stack.n_rows} × {stack.n_columns}, as the projections of {stack.path}.\n"
-                "Name frames of the same detector region in a layout file."
+                "Name frames of the same detector region, or their `axes`, in a layout file."
             )
         positions = _positions(item, other, angles, roles)
         groups.extend(_by_position(other, np.arange(other.n_frames), positions))
@@ -292,6 +300,10 @@ def _usable(
             f"{groups[0].stack}: no usable flat: none of {count} flat frame(s) is brighter than"
             f" {'the dark frames' if darks else 'zero'}."
         )
+    if roles.key is not None:
+        # Why frames that were meant to be flats are none.
+        left_out = [note for note in roles.notes if note.startswith(f"{roles.key}: ")]
+        problem = " ".join([problem, *left_out])
     raise InputError(
         f"{problem}\nName flats of another file in a layout, or go on without: without_flats=true."
     )

@@ -124,7 +124,8 @@ class Hdf5File:
         if isinstance(link, h5py.SoftLink):
             further = self._broken_further(walked, link.path)
             if further:
-                return f"{self.path}: {walked}: is a link to {link.path}, and there\n{further}"
+                text = f"{self.path}: {walked}: is a link to {link.path}, and there"
+                return _joined(text, further)
             return (
                 f"{self.path}: {walked}: is a link to {link.path}, which is not in the file.\n"
                 "Mend the link, or name the right path in a layout file."
@@ -143,7 +144,7 @@ class Hdf5File:
         try:
             _open(target, target).close()
         except SrctError as problem:
-            return f"{text}, and that file cannot be opened:\n{problem}"
+            return _joined(f"{text}, and that file cannot be opened:", str(problem))
         return f"{text}, and that file has no such path.\nName the right one in a layout file."
 
     def _broken_further(self, walked: str, target: str, links: int = 8) -> str | None:
@@ -167,13 +168,20 @@ class Hdf5File:
         return None
 
 
+def _joined(text: str, inner: str) -> str:
+    """Put the inner message's first line behind a text, and leave its hint below."""
+    first, _, hint = inner.partition("\n")
+    return f"{text} {first}" + (f"\n{hint}" if hint else "")
+
+
 def _open(where: Path, path: Path) -> h5py.File:
     """Open the file at `where`, which messages call `path`."""
     try:
         if where.is_dir():
             raise InputError(
                 f"{path}: is a folder; expected an HDF5 scan (.h5, .nxs, .hdf).\n"
-                "A folder with one file per role is read with --layout."
+                "A folder with one file per role is read with a layout: layout=NAME"
+                " (inspect: --layout NAME)."
             )
         return h5py.File(where, "r", locking=False)
     except FileNotFoundError as error:

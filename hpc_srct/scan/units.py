@@ -66,7 +66,8 @@ def to_radians(values: np.ndarray, units: str, where: str, notes: list[str]) -> 
     if span <= 2 * math.pi + 0.1:
         notes.append(
             f"{where}: has no units and spans only {span:.4g}: read as degrees, which is"
-            " suspicious. If they are radians, say so in a layout file (angles: units: rad)."
+            " suspicious. If they are radians, say so in a layout file (angles: {path:"
+            f" {where.rpartition(': ')[2]}, units: rad}})."
         )
     else:
         notes.append(f"{where}: has no units; read as degrees.")

@@ -17,6 +17,7 @@ import numpy as np
 
 from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError
+from hpc_srct.files import machine_error
 from hpc_srct.preprocessing import provenance
 from hpc_srct.preprocessing.centre import FoundCentre, centre_of
 from hpc_srct.preprocessing.dark_frames import lose, shown
@@ -240,6 +241,7 @@ def _begin(
     if record is not None:
         check_same(writer.folder, record, source_of(scan, settings), settings)
     else:
+        _say_without_effect(settings)
         for note in scan.notes:
             console.say(f"note: {note}")
         if not scan.n_flats and np.issubdtype(scan.dtype, np.integer):
@@ -249,6 +251,15 @@ def _begin(
             )
     writer.remove_leftovers()
     return Task(record, writer.blocks_to_do())
+
+
+def _say_without_effect(settings: PreprocessingSettings) -> None:
+    """Name settings that were given and change nothing."""
+    if settings.photons is None:
+        fields = PreprocessingSettings.model_fields
+        idle = [n for n in ("gain", "noise_seed") if getattr(settings, n) != fields[n].default]
+        if idle:
+            console.warn(f"{' and '.join(idle)}: without effect, since photons is not set.")
 
 
 def _recorded(
@@ -290,6 +301,8 @@ def _planned(
         finds_centre=task.record is None,
     )
     _ask_for_room(writer.folder, "store", plan.disk)
+    if settings.scratch is not None:
+        _try_scratch(settings.scratch, plan.staged)
     if plan.staged:
         _ask_for_room(settings.scratch, "scratch copy", plan.scratch)
     done = writer.n_blocks - len(task.blocks)
@@ -300,6 +313,21 @@ def _planned(
         f" {plan.memory / MIB:.0f} MiB a rank and {plan.disk / MIB:.0f} MiB of disk{before}"
     )
     return plan
+
+
+def _try_scratch(folder: Path, needed: bool) -> None:
+    """Refuse a scratch folder that cannot be made; say where none is needed."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise machine_error(folder, error) from error
+    if needed:
+        return
+    console.say(f"scratch: {folder} is not needed, the memory takes the scan as it is.")
+    with contextlib.suppress(OSError):  # another run may use it by now
+        for place in missing:
+            place.rmdir()
 
 
 def _ask_for_room(folder: Path, what: str, wanted: int) -> None:

@@ -166,6 +166,13 @@ class PreprocessingSettings(Settings):
             return f"{next(iter(value))}:"
         return value
 
+    @field_validator("angle_range")
+    @classmethod
+    def _angles_differ(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] == value[1]:
+            raise ValueError("expected two different angles")
+        return value
+
     @field_validator("rows", "columns")
     @classmethod
     def _range_readable(cls, value: str | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import h5py
 import pytest
 
-from hpc_srct.errors import InputError
+from hpc_srct.errors import InputError, MachineError
 from hpc_srct.preprocessing import preprocess
 from hpc_srct.preprocessing.record import RECORD
 from hpc_srct.settings.base import load
@@ -66,3 +66,20 @@ def test_what_differs_is_named_by_its_leaf(scan, tmp_path):
         preprocess(scan, tmp_path / "store", settings(*PHASE, "phase.pixel_size_m=2e-6"))
     with pytest.raises(InputError, match=r"made with phase"):
         preprocess(scan, tmp_path / "store", settings())
+
+
+def test_settings_without_effect_are_named(scan, tmp_path, capsys):
+    preprocess(scan, tmp_path / "store", settings("gain=2", "noise_seed=3"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "gain and noise_seed: without effect, since photons is not set" in said
+    preprocess(scan, tmp_path / "plain", settings())
+    assert "without effect" not in capsys.readouterr().err
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_refused(scan, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(MachineError, match="file/x"):
+        preprocess(scan, tmp_path / "store", settings(f"scratch={tmp_path / 'file/x'}"))
+    preprocess(scan, tmp_path / "store", settings(f"scratch={tmp_path / 'deep/er'}"))
+    assert "is not needed" in capsys.readouterr().out
+    assert not (tmp_path / "deep").exists()

@@ -75,3 +75,8 @@ def test_wrong_values_are_answered_in_the_words_of_the_settings(word, answer):
     with pytest.raises(InputError) as error:
         load(PreprocessingSettings, overrides=[word])
     assert str(error.value) == f"settings: {answer}"
+
+
+def test_angles_of_no_span_are_refused():
+    with pytest.raises(InputError, match="'angle_range': expected two different angles"):
+        load(PreprocessingSettings, overrides=["angle_range=[0,0]"])

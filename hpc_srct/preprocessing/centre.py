@@ -187,7 +187,12 @@ def _found(
 
 
 def _is_sure(found: FoundCentre | InputError) -> bool:
-    return isinstance(found, FoundCentre) and found.estimate.uncertainty <= SURE_WITHIN
+    """Tell whether the rows say where the centre is; of a leaning axis each says another."""
+    if isinstance(found, InputError):
+        return False
+    alone = found.check.uncertainties
+    rows_are = len(alone) > 1 and float(np.median(alone)) <= SURE_WITHIN
+    return found.estimate.uncertainty <= SURE_WITHIN or rows_are
 
 
 def _found_or_raise(found: FoundCentre | InputError) -> FoundCentre:

@@ -88,7 +88,7 @@ def centre_of(
         if found is None:
             found = look_for_centre(scan, settings, communicator, times)
         else:
-            rows_with_light(scan, settings, communicator, times)
+            look_for_light(scan, settings, communicator, times)
     if communicator.rank == 0:
         _say(scan, found, settings)
     story = found.describe()
@@ -255,18 +255,31 @@ def rows_with_light(
         There are too many of them.
     """
     rows, sinograms = some_sinograms(scan, min(settings.floor, FLOOR), communicator, times)
-
-    def find() -> np.ndarray:
-        note = lose(scan, dark_views(scan, rows, sinograms))
-        if note:
-            console.warn(f"{scan.path}: {note}")
-        return scan.lost
-
-    scan.lost = together(communicator, find)
+    scan.lost = together(communicator, lambda: _told(scan, dark_views(scan, rows, sinograms)))
     sinograms[:, scan.lost] = np.nan
     if settings.floor > FLOOR:
         np.minimum(sinograms, -np.log(np.float32(settings.floor)), out=sinograms)
     return rows, sinograms
+
+
+def look_for_light(
+    scan: Scan, settings: PreprocessingSettings, communicator: Communicator, times: Times
+) -> None:
+    """Learn which views hold no light, where the centre is known (`scan.lost`).
+
+    Where a few rows cost the whole scan, only what the file's structure tells is taken.
+    """
+    if not scan.chunked_by_frame:
+        rows_with_light(scan, settings, communicator, times)
+        return
+    scan.lost = together(communicator, lambda: _told(scan, np.zeros(0, np.int64)))
+
+
+def _told(scan: Scan, dark: np.ndarray) -> np.ndarray:
+    note = lose(scan, dark)
+    if note:
+        console.warn(f"{scan.path}: {note}")
+    return scan.lost
 
 
 def some_sinograms(

@@ -14,7 +14,7 @@ from hpc_srct.preprocessing.centre import (
     FoundCentre,
     given_centre,
     look_for_centre,
-    rows_with_light,
+    look_for_light,
 )
 from hpc_srct.preprocessing.frames import Fields, Times, without_lost
 from hpc_srct.ranks import Communicator
@@ -212,7 +212,7 @@ def stitched_where_aside(
     alone, times = Communicator(), Times()
     found = given_centre(scan, settings)
     if found is not None:
-        rows_with_light(scan, settings, alone, times)
+        look_for_light(scan, settings, alone, times)
     else:
         last = scan.n_columns - 1
         search = (0.02 * last, 0.98 * last)

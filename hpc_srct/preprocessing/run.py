@@ -298,7 +298,7 @@ def _planned(
         settings.memory_bytes,
         task.blocks,
         scratch=settings.scratch is not None,
-        finds_centre=task.record is None,
+        finds_centre=task.record is None and settings.centre == "auto",
     )
     _ask_for_room(writer.folder, "store", plan.disk)
     if settings.scratch is not None:

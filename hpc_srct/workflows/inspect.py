@@ -16,7 +16,7 @@ from hpc_srct.preprocessing.centre import (
     FoundCentre,
     given_centre,
     look_for_centre,
-    rows_with_light,
+    look_for_light,
 )
 from hpc_srct.preprocessing.footprint import INTERPRETER
 from hpc_srct.preprocessing.frames import Times
@@ -234,7 +234,7 @@ def _centre(
             notes.append(reconstructed.notes[-1])
         if found is None:
             found = given_centre(scan, settings)
-            look = look_for_centre if found is None else rows_with_light
+            look = look_for_centre if found is None else look_for_light
             looked = look(scan, settings, Communicator(), Times())
             found = found or looked
     except InputError as error:
@@ -278,6 +278,7 @@ def _plan(
             ranks,
             settings.memory_bytes,
             scratch=settings.scratch is not None,
+            finds_centre=settings.centre == "auto",
         )
     except InputError as error:
         notes.append(f"Preprocessing: {error}")

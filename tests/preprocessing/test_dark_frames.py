@@ -126,7 +126,7 @@ def test_the_only_row_may_be_opaque(tmp_path):
 def test_it_is_the_same_in_any_memory_and_after_a_stop(tmp_path, monkeypatch, words):
     path = whole(tmp_path / "scan.h5", rows=40, chunked=True)
     shutter_shut(path, LOST)
-    settings = PreprocessingSettings(views="1/2", centre=23.0, **words)
+    settings = PreprocessingSettings(views="1/2", **words)
     preprocess(path, tmp_path / "once", settings)
     assert not np.isnan(SliceStore(tmp_path / "once").read("low", slice(None))).any()
     monkeypatch.setattr(plan, "_rows_wanted", lambda work, ranks, n_blocks: [16])
@@ -138,6 +138,16 @@ def test_it_is_the_same_in_any_memory_and_after_a_stop(tmp_path, monkeypatch, wo
     preprocess(path, tmp_path / "passes", settings)
     for name in ("passes", "staged"):
         assert fingerprint(tmp_path / name) == fingerprint(tmp_path / "once")
+
+
+def test_a_known_centre_costs_no_reading_more_where_rows_cost_frames(tmp_path, capsys):
+    settings = PreprocessingSettings(centre=23.0)
+    for way, named in ((never_written, True), (shutter_shut, False)):
+        path = whole(tmp_path / f"{way.__name__}.h5", rows=40, chunked=True)
+        way(path, LOST)
+        done = preprocess(path, tmp_path / way.__name__, settings)
+        assert done.plan.readings == 1
+        assert ("hold no light (50 to 52)" in " ".join(capsys.readouterr().err.split())) == named
 
 
 def test_any_number_of_ranks_finds_them(tmp_path, preprocessed):

@@ -20,7 +20,7 @@ from hpc_srct.workflows.programs import find_program
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ANSWER_WITHIN_S = 60
-TUNABLE = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment makes FBPs faster"
+TUNABLE = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in the environment makes FBPs a little faster"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _machine() -> Check:
 
 
 def _huge_pages() -> list[Check]:
-    """See whether memory comes in pages of 4 KiB: FBPs spend a fifth of their time on that."""
+    """See whether memory comes in pages of 4 KiB: FBPs spend some of their time on that."""
     try:
         states = HUGE_PAGES.read_text(encoding="utf-8")
     except OSError:

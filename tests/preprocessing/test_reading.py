@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_srct.preprocessing import Work, make_plan, plan, preprocess
+from hpc_srct.preprocessing.centre import WHERE
 from hpc_srct.preprocessing.plan import GIB, MIB
 from hpc_srct.preprocessing.reading import Reading, sweeps
 from hpc_srct.ranks import Communicator
@@ -66,6 +67,14 @@ def made(scan: Path, out: Path, *words: str, ranks: Communicator | None = None):
     return preprocess(scan, out, load(PreprocessingSettings, overrides=words), ranks).plan
 
 
+def looked_at(chunk: tuple[int, ...]) -> int:
+    """Count the chunks of the rows that are looked at for light; none where that costs frames."""
+    if chunk[1] >= 64:
+        return 0
+    rows = {int(part * (ROWS - 1) + 0.5) for part in WHERE}
+    return -(-VIEWS // chunk[0]) * len({row // chunk[1] for row in rows})
+
+
 PHASE = ["phase.energy_kev=20", "phase.distance_m=0.05", "phase.delta_beta=300"]
 PHASE += ["phase.pixel_size_m=1e-6"]
 
@@ -99,7 +108,7 @@ def test_every_chunk_is_unpacked_once_and_not_a_byte_differs(
         if PHASE[0] in words:
             top, bottom = 0, ROWS
         chunks += -(-VIEWS // chunk[0]) * len({row // chunk[1] for row in range(top, bottom)})
-    assert unpacked.count == chunks
+    assert unpacked.count == chunks + looked_at(chunk)
     of_plain, of_packed = (fingerprint(tmp_path / name) for name in ("plain", "packed"))
     shards = [name for name in of_plain if name.startswith("shards")]
     assert len(shards) == 3
@@ -168,7 +177,7 @@ def test_ranks_do_not_unpack_a_chunk_for_each_other(tmp_path, frames, chunk):
     line = next(line for line in answer.stdout.splitlines() if line.startswith("RESULT"))
     counts, passes = json.loads(line.removeprefix("RESULT"))
     chunks = -(-VIEWS // chunk[0]) * -(-ROWS // chunk[1])
-    assert sum(counts) == chunks * (passes if chunk[1] > 1 else 1)
+    assert sum(counts) == chunks * (passes if chunk[1] > 1 else 1) + looked_at(chunk)
     assert min(counts) > 0
     of_plain, of_packed = (fingerprint(tmp_path / name) for name in ("plain", "packed"))
     shards = [name for name in of_plain if name.startswith("shards")]

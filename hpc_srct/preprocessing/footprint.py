@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpc_srct.preprocessing.reading import FLOAT
+from hpc_srct.tomography.gridding import COLUMNS, FBP_WIDTH, STRIP, grid_size
 
 if TYPE_CHECKING:
     from hpc_srct.preprocessing.plan import Work
@@ -69,9 +70,10 @@ def _reconstruction(work: Work, together: int) -> tuple[int, int]:
     # Putting the points in order, before there is a scratch.
     ordering = 50 * max(points)
     pairs = max(1, together // 2)
-    grid = 1.25 * work.columns
+    grid = grid_size(work.columns)
     # Waves, the grid transformed along one axis, and the strips on their way.
-    scratch = 8 * pairs * (max(points) + grid * work.columns + 24 * grid) + 8 * 64 * grid
+    strip = STRIP + FBP_WIDTH - 1
+    scratch = 8 * pairs * (max(points) + grid * work.columns + strip * grid) + 8 * COLUMNS * grid
     images = together * (work.kinds * work.slice_bytes + work.n_low * work.columns * FLOAT)
     padded = together * work.n_views * FLOAT * wide * (work.padding > 0)
     cleaning = 2 * work.n_views * FLOAT * work.cleaned * 4 * work.columns

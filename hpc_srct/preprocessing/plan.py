@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from hpc_srct.errors import InputError
-from hpc_srct.preprocessing.footprint import COMPILER, INTERPRETER, peak_bytes
+from hpc_srct.preprocessing.footprint import COMPILER, INTERPRETER, MIB, peak_bytes
 from hpc_srct.preprocessing.reading import FLOAT, Reading, choose_reading, reading_bytes
 from hpc_srct.slices.blocks import BLOCK_ROWS, block_count, block_slices
+from hpc_srct.tomography.gridding import PAIRS
 
-MIB, GIB = 2**20, 2**30
+GIB = 2**30
+# As many as the projector works on side by side; fewer take less memory.
+ROWS_TOGETHER = (2 * PAIRS, PAIRS, 2)
 # Most that is on its way between ranks at once: more gains nothing and takes memory from rows.
 PIECE = 32 * MIB
 
@@ -195,7 +198,7 @@ def make_plan(
     ways = (
         _way(work, ranks, memory, blocks, scratch, rows, together, whole)
         for rows in wanted
-        for together in (8, 4, 2)
+        for together in ROWS_TOGETHER
         if together <= rows
         for whole in ((True, False) if work.chunk_frames > 1 else (False,))
     )

@@ -370,7 +370,7 @@ def _seconds(work: Work, passes: tuple[Pass, ...], readings: int) -> float:
     )
     views = work.n_views + work.n_low
     per_slice = (
-        8e-8 * views * work.columns
+        4e-8 * views * work.columns
         + 4e-8 * work.columns**2
         + 1.2e-8 * (work.n_views * work.columns)
     )

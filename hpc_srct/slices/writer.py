@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from hpc_srct.errors import InputError, MachineError
-from hpc_srct.files import sync_folder
+from hpc_srct.files import sync_folder, take_name
 from hpc_srct.hdf5 import AsideFile, hdf5_written_aside
 from hpc_srct.slices.blocks import (
     CHUNK,
@@ -88,8 +88,18 @@ class StoreWriter:
         return [block for block in range(self.n_blocks) if not self.is_done(block)]
 
     @contextlib.contextmanager
-    def block(self, block: int) -> Iterator[BlockWriter]:
+    def block(
+        self, block: int, take_name: Callable[[Path, Path], None] = take_name
+    ) -> Iterator[BlockWriter]:
         """Open a block to be filled a few slices at a time; it appears when all are there.
+
+        Parameters
+        ----------
+        block
+            Its number.
+        take_name
+            Brings the shard to the disk and gives it its name, now or, as
+            `hpc_srct.files.NamesInBackground` does, while the next is made.
 
         Raises
         ------
@@ -97,7 +107,7 @@ class StoreWriter:
             The disk is full, the place is read-only.
         """
         path = self.block_path(block)
-        with hdf5_written_aside(path) as file:
+        with hdf5_written_aside(path, take_name) as file:
             shard = BlockWriter(file, len(self.block_slices(block)), self.size, path)
             yield shard
             shard.check_whole()
@@ -249,6 +259,7 @@ class BlockWriter:
     def __init__(self, file: AsideFile, n_slices: int, size: tuple[int, int], path: Path):
         self._file, self._n, self._size, self._path = file, n_slices, size, path
         self._written: dict[str, np.ndarray] = {}
+        self._places: dict[str, np.ndarray] = {}
 
     def write(self, name: str, start: int, values: np.ndarray) -> None:
         """Write slices `start` … of one array; see `StoreWriter.write_block` for names."""
@@ -277,10 +288,21 @@ class BlockWriter:
             raise InputError(
                 f"{self._path}: {path} has {self._n} slices; slices {start} to {stop} do not fit."
             )
-        if path not in self._file:
+        if path not in self._written:
             self._make(path, values.shape[1:], values.dtype)
             self._written[path] = np.zeros(self._n, dtype=bool)
-        self._file[path][start:stop] = values
+        dataset = self._file[path]
+        if dataset.shape[1:] != values.shape[1:]:
+            raise InputError(
+                f"{self._path}: {path} has slices of {dataset.shape[1:]}, not of"
+                f" {values.shape[1:]}."
+            )
+        if dataset.chunks is None:
+            dataset[start:stop] = values
+        else:
+            if path not in self._places:
+                self._places[path] = _places(dataset)
+            _write_chunks(self._file, dataset, self._places[path][start:stop], values)
         self._file.check()
         self._written[path][start:stop] = True
 
@@ -293,6 +315,41 @@ class BlockWriter:
         properties.set_fill_time(h5py.h5d.FILL_TIME_IFSET)
         space = h5py.h5s.create_simple((self._n, *shape))
         _create(self._file, path, dtype, space, properties)
+
+
+def _places(dataset: h5py.Dataset) -> np.ndarray:
+    """Find where the chunks of a dataset stand in its file, (slice, down, across) in bytes."""
+    counts = [-(-side // step) for side, step in zip(dataset.shape, dataset.chunks, strict=True)]
+    places = np.full(counts, -1)
+
+    def note(chunk: h5py.h5d.StoreInfo) -> None:
+        at = (first // step for first, step in zip(chunk.chunk_offset, dataset.chunks, strict=True))
+        places[tuple(at)] = chunk.byte_offset
+
+    dataset.id.chunk_iter(note)
+    return places
+
+
+def _write_chunks(
+    file: AsideFile, dataset: h5py.Dataset, places: np.ndarray, values: np.ndarray
+) -> None:
+    """Write slices into the chunks that are laid out for them.
+
+    Past HDF5, which would copy every chunk once more and write each by itself: those that lie
+    side by side are gathered and go to the file at once.
+    """
+    _, height, width = dataset.chunks
+    band = np.zeros((places.shape[2], height, width), dataset.dtype)
+    for there, of_slice in zip(places, values, strict=True):
+        for down, row_of_places in enumerate(there):
+            rows = of_slice[down * height : (down + 1) * height]
+            band[:, len(rows) :] = 0  # beyond the slice
+            for across, chunk in enumerate(band):
+                part = rows[:, across * width : (across + 1) * width]
+                chunk[: part.shape[0], : part.shape[1]] = part
+            gaps = np.flatnonzero(np.diff(row_of_places) != band[0].nbytes) + 1
+            for run in np.split(np.arange(len(band)), gaps):
+                file.write_at(row_of_places[run[0]], band[run[0] : run[-1] + 1])
 
 
 def _new_properties() -> h5py.h5p.PropDCID:

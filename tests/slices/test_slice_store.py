@@ -16,6 +16,7 @@ import pytest
 
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.slices import BLOCK_ROWS, SliceStore, StoreWriter
+from hpc_srct.slices.writer import BlockWriter
 
 N, V, SIZE = 40, 5, (12, 9)
 ROWS = np.arange(100, 100 + N)
@@ -150,6 +151,36 @@ def test_bytes_do_not_depend_on_the_order_of_writing(tmp_path):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+@pytest.mark.parametrize("size", [(12, 9), (300, 270), (256, 512), (64, 1030)])
+def test_chunks_written_past_hdf5_are_those_that_it_writes(tmp_path, size):
+    data = np.random.default_rng(0).normal(size=(4, *size)).astype(np.float32)
+    data[0] = 0  # where nothing but zeros is written a hole is left
+    data[1] = -0.0  # its bytes are no zeros
+    data[2, :, :7] = 0
+    counts = np.arange(40).reshape(4, 5, 2)
+    writer = StoreWriter(tmp_path, 4, size)
+    with writer.block(0) as shard:
+        shard.write("low", 2, np.asfortranarray(data[2:]))
+        shard.write("low", 0, data[:2])
+        shard.note("counts", 0, counts)
+    with open(tmp_path / "plain.h5", "wb+", buffering=0) as raw, h5py.File(raw, "w") as file:
+        plain = BlockWriter(file, 4, size, tmp_path)
+        for path, values in (("/entry/low/data", data), ("/entry/per_slice/counts", counts)):
+            plain._make(path, values.shape[1:], values.dtype)
+            file[path][:] = values
+    assert writer.block_path(0).read_bytes() == (tmp_path / "plain.h5").read_bytes()
+
+
+def test_a_shard_does_not_hold_its_room_twice(tmp_path):
+    # The chunks are laid out when the first slice comes: nothing but that slice is on the disk.
+    with StoreWriter(tmp_path, 32, (512, 512)).block(0) as shard:
+        shard.write("low", 0, np.ones((1, 512, 512)))
+        (part,) = (tmp_path / "shards").iterdir()
+        assert part.stat().st_size > 32 << 20
+        assert part.stat().st_blocks * 512 < 2 << 20
+        shard.write("low", 1, np.zeros((31, 512, 512)))
+
+
 def test_a_block_that_fails_leaves_no_shard(tmp_path):
     writer = StoreWriter(tmp_path / "store", N, SIZE)
     with pytest.raises(KeyboardInterrupt), writer.block(0) as shard:
@@ -257,5 +288,9 @@ def test_slices_of_another_size_are_refused(tmp_path):
         writer.write_block(0, {"low": np.zeros((32, 9, 12))})
     with pytest.raises(InputError, match="do not fit"):
         writer.write_block(1, {"low": slices()[:32]})
+    said = r"of \(5, 9\), not of \(4, 9\)"
+    with pytest.raises(InputError, match=said), writer.block(0) as shard:
+        shard.write("low/sinogram", 0, np.zeros((1, 5, 9)))
+        shard.write("low/sinogram", 1, np.zeros((1, 4, 9)))
     with pytest.raises(InputError, match="one detector row per slice"):
         StoreWriter(tmp_path / "other", N, SIZE, rows=np.arange(3))

@@ -1,5 +1,6 @@
 """The passes over a scan: read a share of the views, correct them, exchange frames for rows,
-reconstruct a few rows at a time, write blocks.
+reconstruct a few rows at a time, write blocks. A block that is whole goes to the disk and
+takes its name while the next one is made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from hpc_srct import console
+from hpc_srct.errors import Stopped
+from hpc_srct.files import NamesInBackground
 from hpc_srct.preprocessing.dose import Dose
 from hpc_srct.preprocessing.frames import FrameSource, Times
 from hpc_srct.preprocessing.plan import Pass, Plan
@@ -41,6 +44,8 @@ def work_through(
     ------
     Stopped
         Asked to stop; the blocks that were begun are done, others are not.
+    MachineError
+        The disk did not take a block; known at the end of the next one at the latest.
     """
     _Passes(scan, writer, settings, record, plan, communicator, times).run()
 
@@ -61,6 +66,7 @@ class _Passes:
         self.scan, self.writer, self.settings, self.plan = scan, writer, settings, plan
         self.communicator, self.times = communicator, times
         self.shard: BlockWriter | None = None
+        self.names = NamesInBackground()
         self.laid_out: StagedSinograms | None = None
         self.leaves_off = False
         self.row_wise = RowWise(
@@ -78,18 +84,32 @@ class _Passes:
         with (
             Stopping() as stop,
             self._frame_source() as source,
+            self.names,
             contextlib.ExitStack() as open_shard,
             console.progress("preprocess", slices, rank=self.communicator.rank) as steps,
         ):
             for this_pass in self.plan.passes:
                 if self._begins_blocks(this_pass):
-                    stop_together(
-                        stop.wanted() or self.leaves_off, self.writer.folder, self.communicator
-                    )
+                    self._stop_together(stop.wanted() or self.leaves_off)
                 steps.advance(0, "reading")
                 self._one_pass(this_pass, source, stop, open_shard, steps)
-            stop_together(self.leaves_off, self.writer.folder, self.communicator)
+            self._wait_for_names()
+            self._stop_together(self.leaves_off)
         self._say_filled()
+
+    def _stop_together(self, asked: bool) -> None:
+        try:
+            stop_together(asked, self.writer.folder, self.communicator)
+        except Stopped:
+            self._wait_for_names()
+            # The first to leave would take the slower ones for lost, and give the store free.
+            self.communicator.barrier()
+            raise
+
+    def _wait_for_names(self) -> None:
+        now = time.perf_counter()
+        self.names.wait()
+        self.times.add("write", now)
 
     def _say_filled(self) -> None:
         parts = self.communicator.gather(self.row_wise.filled)
@@ -119,7 +139,7 @@ class _Passes:
             if self.leaves_off:
                 return
             if begins:
-                self.shard = open_shard.enter_context(self.writer.block(portion.block))
+                self.shard = open_shard.enter_context(self.writer.block(portion.block, self.names))
             count, place = portion.stop - portion.start, portion.start - block.start
             self.shard.note("clipped", place, clipped[first : first + count])
             together = self.plan.rows_together
@@ -130,7 +150,9 @@ class _Passes:
                 self._make_slices(sinograms[here], low, place + i, row)
                 steps.advance(here.stop - here.start)
             if portion.stop == block.stop:
-                open_shard.close()  # the shard takes its name
+                now = time.perf_counter()
+                open_shard.close()  # the shard takes its name, once the one before has
+                self.times.add("write", now)
             first += count
         others = (share for i, share in enumerate(this_pass) if i != self.communicator.rank)
         steps.advance(sum(p.stop - p.start for share in others for p in share))

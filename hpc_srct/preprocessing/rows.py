@@ -16,6 +16,7 @@ from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices.normalisation import intensity
 from hpc_srct.tomography.correction import minus_log
 from hpc_srct.tomography.geometry import field_of_view
+from hpc_srct.tomography.gridding import Scratch
 from hpc_srct.tomography.lost_views import fill_lost_views
 from hpc_srct.tomography.projector import Projector
 from hpc_srct.tomography.rings import (
@@ -28,7 +29,10 @@ from hpc_srct.tomography.zingers import remove_zingers
 
 @dataclass(frozen=True)
 class MadeSlices:
-    """What a few rows became: arrays by their name in the store, figures by slice."""
+    """What a few rows became: arrays by their name in the store, figures by slice.
+
+    The arrays are written over by the next rows.
+    """
 
     arrays: dict[str, np.ndarray]
     per_slice: dict[str, np.ndarray]
@@ -67,6 +71,8 @@ class RowWise:
     ):
         self._settings, self._times, self._angles = settings, times, angles
         self.filled: set[int] = set()
+        # Pages fresh from the system cost a tenth of an FBP; used again, nothing.
+        self._images = Scratch()
         self._low_views = settings.low_views(len(angles))
         self._pad = settings.padding_columns(columns)
         self._radius = field_of_view(columns, centre)
@@ -103,22 +109,33 @@ class RowWise:
             fill_lost_views(low_sinograms, self._angles[self._low_views])
             clean(low_sinograms, settings)
         arrays = {
-            "low": self._fbp(self._low, low_sinograms, settings.low_filter or settings.filter),
-            "full": self._fbp(self._full, sinograms, settings.filter),
+            "low": self._fbp(
+                "low", self._low, low_sinograms, settings.low_filter or settings.filter
+            ),
+            "full": self._fbp("full", self._full, sinograms, settings.filter),
         }
         for k, (views, projector) in enumerate(self._splits):
-            arrays[f"splits/{k}"] = self._fbp(projector, sinograms[:, views], settings.filter)
+            name = f"splits/{k}"
+            arrays[name] = self._fbp(name, projector, sinograms[:, views], settings.filter)
         if settings.sinogram:
             arrays["low/sinogram"] = low_sinograms
         brightness = np.array([intensity(image, self._radius) for image in arrays["low"]])
         self._times.add("reconstruct", now)
         return MadeSlices(arrays, {"intensity": brightness})
 
-    def _fbp(self, projector: Projector, sinograms: np.ndarray, filter: str) -> np.ndarray:
+    def let_go(self) -> None:
+        """Give back the memory that is kept for the next rows."""
+        self._images = Scratch()
+
+    def _fbp(
+        self, name: str, projector: Projector, sinograms: np.ndarray, filter: str
+    ) -> np.ndarray:
         if self._pad:
             edges = ((0, 0), (0, 0), (self._pad, self._pad))
             sinograms = np.pad(sinograms, edges, mode="edge")
-        return projector.fbp(sinograms, filter=filter)
+        shape = (len(sinograms), projector.size, projector.size)
+        out = self._images.array(name, *shape, dtype=np.float32)
+        return projector.fbp(sinograms, filter=filter, out=out)
 
 
 def clean(sinograms: np.ndarray, settings: PreprocessingSettings) -> None:

@@ -7,7 +7,7 @@ each axis is wanted: one axis is transformed, cut, and then the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,36 +139,46 @@ class Gridding:
         self._unused = slice(size - middle, self.grid - middle)
 
     def _ordered(self, points: Iterable[tuple[NDArray, NDArray]]) -> _Order:
-        width, pieces = self.width, []
-        for piece in points:
-            firsts, steps = [], []
-            for axis in piece:
-                begin = axis * (self.grid / (2 * np.pi)) - width / 2
-                first = np.ceil(begin)
-                step = np.rint((first - begin) * self._compiled.STEPS)
-                steps.append(np.minimum(step, self._compiled.STEPS - 1).astype(np.uint16))
-                firsts.append(first.astype(np.int32) % self.grid)
-            pieces.append((*firsts, *steps))
-        rows, columns, down, along = map(np.concatenate, zip(*pieces, strict=True))
-        del pieces
+        over, compiled = self.width - 1, self._compiled
         # The grid is periodic: what begins at its last rows ends in its first ones. Such points
         # are taken twice, and what falls off either end is left there.
-        sources = np.arange(len(rows), dtype=np.int32)
-        twice = np.flatnonzero(rows > self.grid - width).astype(np.int32)
-        sources = np.concatenate([sources, twice])
-        rows = np.concatenate([rows, rows[twice] - self.grid]) + (width - 1)
-        strips = (rows // STRIP).astype(np.int16)
-        order = np.argsort(strips, kind="stable")
-        sources, strips = sources[order], strips[order]
-        places = (rows[order] % STRIP) * self._stride + columns[sources]
-        starts = np.searchsorted(strips, np.arange(self._n_strips + 1))
-        return _Order(starts, sources, places.astype(np.int32), down[sources], along[sources])
+        beyond = self.grid - self.width
+        pieces, counts = [], np.zeros(self._n_strips, np.int64)
+        for piece in points:
+            places = []
+            for axis in piece:
+                first, step = np.empty(axis.size, np.int32), np.empty(axis.size, np.uint16)
+                compiled.locate(axis, self.grid, self.width, first, step)
+                places.append((first, step))
+            (rows, down), (columns, along) = places
+            compiled.count(rows, beyond, over, STRIP, counts)
+            pieces.append((rows, columns, (down, along)))
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        kinds = (np.int32, np.int32, np.uint16, np.uint16)
+        order = tuple(np.empty(starts[-1], kind) for kind in kinds)
+        ends = starts[:-1].copy()
+        for shift, least in ((over, 0), (over - self.grid, beyond + 1)):
+            source = 0
+            for piece in pieces:
+                compiled.put_in_order(
+                    source, *piece, shift, least, STRIP, self._stride, ends, order
+                )
+                source += len(piece[0])
+        return _Order(starts, *order)
 
     def to_images(
-        self, waves: NDArray[np.complex64], out: NDArray[np.float32], scratch: Scratch
+        self,
+        waves: NDArray[np.complex64],
+        out: NDArray[np.float32],
+        scratch: Scratch,
+        constants: NDArray[np.float32] | None = None,
     ) -> None:
-        """Sum the waves (points, pairs) to real images (up to 2 × pairs, size, size)."""
+        """Sum the waves (points, pairs) to real images (up to 2 × pairs, size, size).
+
+        `constants` (2 × pairs,) are added to them.
+        """
         pairs, over = waves.shape[1], self.width - 1
+        constants = np.zeros(2 * pairs, np.float32) if constants is None else constants
         grid = scratch.array("grid", *self._strip_shape(pairs))
         half = scratch.array("half", pairs, self.grid, self.size)
         grid[:] = 0
@@ -179,24 +189,20 @@ class Gridding:
             done = slice(max(0, -first), min(STRIP, self.grid - first))
             rows = grid[done, : self.grid]
             rows = scipy.fft.ifft(rows, axis=1, norm="forward", overwrite_x=True)
-            here = half[:, first + done.start : first + done.stop]
-            for pixels, outputs in self._places:
-                cut = rows[:, outputs].transpose(2, 0, 1)
-                np.multiply(cut, self._correction[pixels], out=here[:, :, pixels])
+            self._compiled.cut_rows(rows, self._correction, first + done.start, half)
             grid[:over] = grid[STRIP:]
             grid[over:] = 0
         for pair, columns in self._column_blocks(pairs):
             block = scratch.array("columns", self.grid, columns.stop - columns.start)
             block[:] = half[pair, :, columns]
             found = scipy.fft.ifft(block, axis=0, norm="forward", overwrite_x=True)
-            images = out[2 * pair : 2 * pair + 2]
-            for part, image in zip((found.real, found.imag), images, strict=False):
-                for pixels, outputs in self._places:
-                    upright = self._correction[pixels, None]
-                    np.multiply(part[outputs], upright, out=image[pixels, columns])
+            both = slice(2 * pair, 2 * pair + 2)
+            self._compiled.cut_columns(
+                found.view(np.float32), self._correction, constants[both], columns.start, out[both]
+            )
 
     def from_images(
-        self, images: Sequence[NDArray], out: NDArray[np.complex64], scratch: Scratch
+        self, images: NDArray[np.float32], out: NDArray[np.complex64], scratch: Scratch
     ) -> None:
         """Apply the transpose: real images → waves (points, pairs)."""
         pairs, over = out.shape[1], self.width - 1

@@ -7,7 +7,7 @@ transpose (`gridding`). What depends on the geometry alone is computed once and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
@@ -25,7 +25,7 @@ from hpc_srct.tomography.gridding import (
     fast_even,
 )
 
-Slices = Sequence[NDArray[np.float32]]
+Slices = NDArray[np.float32]
 # Views filtered together: few enough to stay in the processor's cache.
 VIEWS = 4
 
@@ -64,7 +64,9 @@ class Lines:
         shift = 2 * np.pi * frequency * (-self.margin - centre)
         self.phase = np.empty((self.views, self.samples), np.complex64)
         for some, (down, along) in self._by_views():
-            self.phase[some] = np.exp(1j * (half * (along + down) - shift)) / self.samples
+            turned = half * (along + down) - shift
+            np.divide(np.cos(turned), self.samples, out=self.phase.real[some])
+            np.divide(np.sin(turned), self.samples, out=self.phase.imag[some])
         # The Nyquist sample has no partner to make a slice real: kept, it leaks into the other
         # slice of a packed pair.
         self.phase[:, np.abs(frequency) == 0.5] = 0
@@ -194,16 +196,17 @@ class NufftEngine:
     def _fine(self) -> Gridding:
         return Gridding(self.lines.points(), self.lines.size, PAIR_WIDTH)
 
-    def filtered(self, views: NDArray, filtering: Filter) -> NDArray[np.float32]:
+    def filtered(
+        self, views: NDArray, filtering: Filter, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """Reconstruct (slice, view, column) → (slice, y, x) by filtered back-projection."""
         gridding = self._coarse
 
         def work(block: Slices, out: NDArray, scratch: Scratch) -> None:
             waves, means = self._filtered_waves(block, filtering, scratch)
-            gridding.to_images(_flat(waves), out, scratch)
-            out += means[: len(out), None, None]
+            gridding.to_images(_flat(waves), out, scratch, means)
 
-        return self._in_blocks(views, self._image, work)
+        return self._in_blocks(views, self._image, work, out)
 
     def filtered_transpose(self, images: NDArray, filtering: Filter) -> NDArray[np.float32]:
         """Apply the transpose of `filtered`: what its gradient needs."""
@@ -308,8 +311,9 @@ class NufftEngine:
         batch: NDArray,
         shape: tuple[int, int],
         operator: Callable[[Slices, NDArray, Scratch], None],
+        out: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        out = np.empty((len(batch), *shape), np.float32)
+        out = np.empty((len(batch), *shape), np.float32) if out is None else out
 
         def work(first: int) -> None:
             try:
@@ -334,7 +338,7 @@ class NufftEngine:
         return out
 
 
-def mended(block: NDArray) -> tuple[Slices, list[int]]:
+def mended(block: NDArray) -> tuple[NDArray[np.float32], list[int]]:
     """Make slices fit to be packed: one bad number would spread over both of a pair.
 
     Returns
@@ -344,15 +348,14 @@ def mended(block: NDArray) -> tuple[Slices, list[int]]:
     spoilt
         Which of them had one.
     """
-    parts = list(np.asarray(block, np.float32))
+    block = np.asarray(block, np.float32)
     # A sum is not finite where one term is not, and costs one quick pass.
-    doubtful = [i for i, part in enumerate(parts) if not np.isfinite(part.sum())]
-    spoilt = [i for i in doubtful if not np.isfinite(parts[i]).all()]
+    doubtful = [i for i, part in enumerate(block) if not np.isfinite(part.sum())]
+    spoilt = [i for i in doubtful if not np.isfinite(block[i]).all()]
     if spoilt:
-        nothing = np.zeros_like(parts[0])
-        for i in spoilt:
-            parts[i] = nothing
-    return parts, spoilt
+        block = block.copy()
+        block[spoilt] = 0
+    return block, spoilt
 
 
 def _flat(waves: NDArray[np.complex64]) -> NDArray[np.complex64]:

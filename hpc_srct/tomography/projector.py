@@ -100,7 +100,13 @@ class Projector:
         else:
             self._engine = NufftEngine(self._lines, max(1, int(threads)))
 
-    def fbp(self, sinograms: Any, filter: str = "ramp", cutoff: float = 1.0) -> Any:
+    def fbp(
+        self,
+        sinograms: Any,
+        filter: str = "ramp",
+        cutoff: float = 1.0,
+        out: np.ndarray | None = None,
+    ) -> Any:
         """Reconstruct slices by filtered back-projection.
 
         Parameters
@@ -109,6 +115,9 @@ class Projector:
             (slice, view, column) or (view, column), line integrals (−log of the transmission).
         filter, cutoff
             One of `filters.FILTERS`, and where it ends as a fraction of Nyquist.
+        out
+            (slice, size, size) float32 of numpy, C-contiguous, to be written for a batch of
+            numpy's: what is used again costs less than fresh memory.
 
         Returns
         -------
@@ -119,12 +128,19 @@ class Projector:
             made = Filter(self._lines, self.weights, filter, cutoff)
             self._filter = (filter, cutoff), made
         filtering = self._filter[1]
-        return self._apply(
+        if out is not None:
+            self._check_out(out, sinograms)
+        into = {} if out is None or self.engine != "numba" else {"out": out}
+        made = self._apply(
             sinograms,
             self._sinogram_shape,
-            lambda batch: self._engine.filtered(batch, filtering),
+            lambda batch: self._engine.filtered(batch, filtering, **into),
             lambda batch: self._engine.filtered_transpose(batch, filtering),
         )
+        if out is None or made is out:
+            return made
+        out[:] = made
+        return out
 
     def forward(self, images: Any) -> Any:
         """Integrate slices along the rays: (slice, y, x) → (slice, view, column)."""
@@ -135,6 +151,15 @@ class Projector:
         """Apply the transpose of `forward`: (slice, view, column) → (slice, y, x)."""
         engine = self._engine
         return self._apply(sinograms, self._sinogram_shape, engine.adjoint, engine.forward)
+
+    def _check_out(self, out: np.ndarray, sinograms: Any) -> None:
+        expected = (len(sinograms), self.size, self.size)
+        fits = out.shape == expected and out.dtype == np.float32 and out.flags.c_contiguous
+        if sinograms.ndim != 3 or not fits:
+            raise InputError(
+                f"projector: expected a batch and out as a contiguous float32 array {expected},"
+                f" found {tuple(sinograms.shape)} and {out.dtype} {out.shape}."
+            )
 
     @property
     def _sinogram_shape(self) -> tuple[int, int]:

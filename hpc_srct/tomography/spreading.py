@@ -3,6 +3,7 @@
 The inner loops of `gridding`, compiled by numba when first called and kept on disk. What
 depends on a sample alone (its place, its weights) is worked out once for all the slices that
 lie side by side in `lanes`: a weight is multiplied with all of them in one vector instruction.
+Samples are put in the order of their places here, and images cut from the transformed grid.
 """
 
 from __future__ import annotations
@@ -132,6 +133,126 @@ def interpolate(lanes, samples, sources, places, down, along, table, width, stri
         sample = np.intp(sources[i]) * n
         for k in range(n):
             samples[sample + k] = total[k]
+
+
+@_jit
+def locate(axis, grid, width, firsts, steps):  # type: ignore[no-untyped-def]
+    """Find the first neighbour of points along one axis, and how far it is from the kernel's end.
+
+    Parameters
+    ----------
+    axis
+        (points,) float64, angular frequencies from −π to π.
+    grid, width
+        Points of the grid along this axis, and neighbours.
+    firsts, steps
+        (points,) int32 and uint16, to be written.
+    """
+    scale = grid / (2 * np.pi)
+    for i in range(len(axis)):
+        begin = axis[i] * scale - width / 2
+        first = np.ceil(begin)
+        steps[i] = min(np.rint((first - begin) * STEPS), STEPS - 1)
+        # No division: half the grid and the kernel together are less than the grid.
+        firsts[i] = first + grid if first < 0 else first
+
+
+@_jit
+def count(rows, beyond, over, strip, counts):  # type: ignore[no-untyped-def]
+    """Count the points of each strip; those `beyond` a row wrap round and fall in the first too."""
+    for i in range(len(rows)):
+        counts[(rows[i] + over) // strip] += 1
+        if rows[i] > beyond:
+            counts[0] += 1
+
+
+@_jit
+def put_in_order(source, rows, columns, steps, shift, least, strip, stride, ends, order):  # type: ignore[no-untyped-def]
+    """Put points into their strips, in the order they come.
+
+    Parameters
+    ----------
+    source
+        The number of the first of them.
+    rows, columns
+        (points,) int32, the grid's point of the first neighbour.
+    steps
+        Two arrays (points,), `locate`'s, kept with them.
+    shift, least
+        What is added to a row; points whose row is below `least` are left out.
+    strip, stride
+        Rows of a strip, points in a row of it.
+    ends
+        (strips,), where the next point of each goes: moved on.
+    order
+        Sources, places and steps of all points, strip after strip: written.
+    """
+    sources, places, down, along = order
+    for i in range(len(rows)):
+        if rows[i] >= least:
+            row = rows[i] + shift
+            at = ends[row // strip]
+            ends[row // strip] = at + 1
+            sources[at] = source + i
+            places[at] = (row % strip) * stride + columns[i]
+            down[at] = steps[0][i]
+            along[at] = steps[1][i]
+
+
+@_jit
+def cut_rows(rows, correction, first, half):  # type: ignore[no-untyped-def]
+    """Take an image's columns from rows transformed along themselves.
+
+    Parameters
+    ----------
+    rows
+        (rows, grid, pairs) complex64; the image's middle column comes first, and its first
+        ones last.
+    correction
+        (size,) float32, by which each column is multiplied.
+    first
+        Row of `half` where these begin.
+    half
+        (pairs, grid, size) complex64, written.
+    """
+    pairs, _, size = half.shape
+    middle = size // 2
+    end = rows.shape[1] - middle
+    for row in range(len(rows)):
+        for pair in range(pairs):
+            to = half[pair, first + row]
+            for x in range(middle):
+                to[x] = rows[row, end + x, pair] * correction[x]
+            for x in range(middle, size):
+                to[x] = rows[row, x - middle, pair] * correction[x]
+
+
+@_jit
+def cut_columns(columns, correction, constants, first, images):  # type: ignore[no-untyped-def]
+    """Take an image's rows, and one or two images, from columns transformed along themselves.
+
+    Parameters
+    ----------
+    columns
+        (grid, 2 × columns) float32, real and imaginary parts; rows in the order of `cut_rows`.
+    correction
+        (size,) float32, by which each row is multiplied.
+    constants
+        (2,) float32, added to the images.
+    first
+        Column of the images where these begin.
+    images
+        (1 or 2, size, size) float32, written.
+    """
+    size = images.shape[1]
+    middle = size // 2
+    end = len(columns) - middle
+    for part in range(len(images)):
+        for y in range(size):
+            line = columns[y - middle if y >= middle else end + y]
+            to = images[part, y, first : first + len(line) // 2]
+            for x in range(len(to)):
+                to[x] = line[2 * x + part] * correction[y] + constants[part]
 
 
 def weights_table(kernel: Callable[[NDArray[np.float64]], NDArray], width: int) -> NDArray:

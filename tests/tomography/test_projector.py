@@ -316,3 +316,17 @@ print(Projector(angles, 16).fbp(np.ones((2, 8, 16), np.float32)).shape)
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.strip() == "(2, 16, 16)", answer.stderr
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+def test_slices_go_where_they_are_asked_to(engine):
+    rng = np.random.default_rng(5)
+    projector = Projector(np.linspace(0, np.pi, 40, endpoint=False), 31, engine=engine)
+    sinograms = rng.normal(size=(3, 40, 31)).astype(np.float32)
+    out = np.full((4, 31, 31), 7, np.float32)
+    found = projector.fbp(sinograms, out=out[:3])
+    np.testing.assert_array_equal(out[:3], projector.fbp(sinograms))
+    assert np.shares_memory(found, out) and (out[3] == 7).all()
+    for wrong in (out, out[:3].astype(float), out[:3].transpose(0, 2, 1), out[0]):
+        with pytest.raises(InputError, match="contiguous float32"):
+            projector.fbp(sinograms, out=wrong)

@@ -58,15 +58,13 @@ class Lines:
         self.samples = fast_even(int(np.ceil(max(reach, least))))
         self.margin = (self.samples - columns) // 2
         self._angles = angles
-        frequency = np.fft.fftfreq(self.samples)
         # Even sizes have their centre between pixels, half a pixel off the transform's origin.
         half = 0.5 if size % 2 == 0 else 0.0
-        shift = 2 * np.pi * frequency * (-self.margin - centre)
+        delays = half * (np.cos(angles) - np.sin(angles)) + self.margin + centre
         self.phase = np.empty((self.views, self.samples), np.complex64)
-        for some, (down, along) in self._by_views():
-            turned = half * (along + down) - shift
-            np.divide(np.cos(turned), self.samples, out=self.phase.real[some])
-            np.divide(np.sin(turned), self.samples, out=self.phase.imag[some])
+        for some in _some_views(self.views, 64):
+            np.divide(_turns(delays[some], self.samples), self.samples, out=self.phase[some])
+        frequency = np.fft.fftfreq(self.samples)
         # The Nyquist sample has no partner to make a slice real: kept, it leaks into the other
         # slice of a packed pair.
         self.phase[:, np.abs(frequency) == 0.5] = 0
@@ -86,6 +84,19 @@ class Lines:
     def detector(self) -> slice:
         """Where the detector lies among the samples of a line."""
         return slice(self.margin, self.margin + self.columns)
+
+
+def _turns(delays: NDArray[np.float64], samples: int) -> NDArray[np.complex128]:
+    """Give exp(i ω delay), (view, sample), at the angular frequencies ω of an FFT's outputs.
+
+    They are powers of one number, k = coarse · step + fine: the product of two short tables.
+    """
+    step = int(np.sqrt(samples))
+    once = 2j * np.pi / samples * delays[:, None]
+    powers = np.arange(-(-samples // step)) * step - samples // 2
+    coarse, fine = np.exp(once * powers), np.exp(once * np.arange(step))
+    all_powers = (coarse[:, :, None] * fine[:, None]).reshape(len(delays), -1)[:, :samples]
+    return np.fft.ifftshift(all_powers, axes=1)
 
 
 class Filter:

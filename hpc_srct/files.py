@@ -9,7 +9,6 @@ import contextlib
 import errno
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def take_name(aside: Path, path: Path) -> None:
     except OSError as error:
         raise machine_error(path, error) from error
     finally:
-        _remove(aside)
+        remove(aside)
 
 
 @contextlib.contextmanager
@@ -83,75 +82,17 @@ def written_aside(
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
     except BaseException as error:
-        _remove(aside)
+        remove(aside)
         if isinstance(error, OSError):
             raise machine_error(path, error) from error
         raise
     take_name(aside, path)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, where that can be done."""
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
-
-
-class NamesInBackground:
-    """Gives files their names in a thread, while the caller makes the next one.
-
-    The disk takes its time over a large file. At most one file is on its way: handing over a
-    second waits for the first. What fails is raised by the next call or by `wait`, so that a
-    file counts as written once `wait` has returned.
-
-    Leaving the context waits too, lest what is whole be lost to an error elsewhere; a Ctrl-C
-    that must be quick (`KeyboardInterrupt`) does not.
-    """
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-
-    def __call__(self, aside: Path, path: Path) -> None:
-        """Take `aside` over; see `take_name`. The folder is brought to the disk, too."""
-        try:
-            self.wait()
-        except BaseException:
-            _remove(aside)
-            raise
-        # A daemon, for a process that is told to end at once.
-        self._thread = threading.Thread(target=self._work, args=(aside, path), daemon=True)
-        self._thread.start()
-
-    def _work(self, aside: Path, path: Path) -> None:
-        try:
-            take_name(aside, path)
-            sync_folder(path.parent)
-        except BaseException as error:
-            self._failure = error
-
-    def wait(self) -> None:
-        """Wait until the file has its name.
-
-        Raises
-        ------
-        MachineError
-            The disk did not take it.
-        """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-
-    def __enter__(self) -> NamesInBackground:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.wait()
-        elif issubclass(kind, Exception):
-            with contextlib.suppress(Exception):  # the first error is the one to tell
-                self.wait()
 
 
 def sync_folder(folder: Path) -> None:

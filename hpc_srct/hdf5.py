@@ -84,6 +84,7 @@ class AsideFile(h5py.File):
     def __init__(self, raw: _PatientFile):
         super().__init__(raw, "w")
         self._raw = raw
+        self.aside = Path(raw.name)
 
     def write_at(self, place: int, values: np.ndarray) -> None:
         """Write bytes into room that HDF5 has laid out at `place` and does not write itself."""

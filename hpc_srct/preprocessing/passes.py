@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from hpc_srct import console
+from hpc_srct.background import NamesInBackground
 from hpc_srct.errors import Stopped
-from hpc_srct.files import NamesInBackground
 from hpc_srct.preprocessing.dose import Dose
 from hpc_srct.preprocessing.frames import FrameSource, Times
 from hpc_srct.preprocessing.plan import Pass, Plan
@@ -197,6 +197,7 @@ class _Passes:
             self.shard.note(name, place, values)
         if self.has_truth:
             self.shard.write("truth", place, self.scan.truth(slice(row, row + len(sinograms))))
+        self.names.begin(self.shard.aside)
         self.times.add("write", now)
 
     @contextlib.contextmanager

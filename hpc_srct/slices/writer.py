@@ -99,7 +99,7 @@ class StoreWriter:
             Its number.
         take_name
             Brings the shard to the disk and gives it its name, now or, as
-            `hpc_srct.files.NamesInBackground` does, while the next is made.
+            `hpc_srct.background.NamesInBackground` does, while the next is made.
 
         Raises
         ------
@@ -260,6 +260,11 @@ class BlockWriter:
         self._file, self._n, self._size, self._path = file, n_slices, size, path
         self._written: dict[str, np.ndarray] = {}
         self._places: dict[str, np.ndarray] = {}
+
+    @property
+    def aside(self) -> Path:
+        """Where it is written until it is whole."""
+        return self._file.aside
 
     def write(self, name: str, start: int, values: np.ndarray) -> None:
         """Write slices `start` … of one array; see `StoreWriter.write_block` for names."""

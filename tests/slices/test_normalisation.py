@@ -51,6 +51,24 @@ def test_nan_and_empty_slices():
     assert intensity(np.ones((3, 3)), 1.0) == 1.0
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (50, 61), (9, 4), (3, 7), (1, 1)])
+@pytest.mark.parametrize("radius", [30.0, 11.3, 2.0, -1.0])
+def test_intensity_is_the_percentile_of_the_means_inside(shape, radius):
+    image = np.random.default_rng(0).normal(1, 1, shape).astype(np.float32)
+    image[shape[0] // 2, shape[1] // 3 :: 9] = np.nan
+    step = min(4, *shape)
+    means, inside = [], []
+    for y, x in np.ndindex(shape[0] // step, shape[1] // step):
+        part = image[y * step : (y + 1) * step, x * step : (x + 1) * step]
+        means.append(part.astype(np.float64).mean())
+        middle = (np.array([y, x]) + 0.5) * step - np.array(shape) / 2
+        inside.append(np.hypot(*middle) <= radius)
+    values = np.array(means)[inside] if any(inside) else np.array(means)
+    values = values[~np.isnan(values)]
+    expected = np.percentile(values, 99) if len(values) else np.nan
+    assert intensity(image, radius) == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
 def test_undo_gives_attenuation_back():
     image = disc()
     there = Normalisation(0.025)

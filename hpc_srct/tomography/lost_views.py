@@ -33,8 +33,11 @@ def fill_lost_views(
     """
     filled: set[int] = set()
     for sinogram in sinograms:
-        if np.isfinite(sinogram.sum(dtype=np.float64)):
-            continue
+        # Every slice is looked at: in the precision that is quickest, as a sum that is too great
+        # for it is only looked at again.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(sinogram.sum()):
+                continue
         lost = ~np.isfinite(sinogram.sum(axis=1, dtype=np.float64))
         if not 0 < np.count_nonzero(lost) <= most * len(lost):
             continue

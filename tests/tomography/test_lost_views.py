@@ -28,3 +28,12 @@ def test_what_is_sound_or_beyond_help_is_left():
     many[:3] = np.nan
     assert fill_lost_views([sound, blind, many], angles) == set()
     assert np.isnan(blind).all() and np.isnan(many[:3]).all()
+
+
+def test_numbers_too_great_to_add_are_no_loss():
+    angles = np.linspace(0, 3, 40)
+    great = np.full((40, 3), 1e38, np.float32)
+    assert fill_lost_views([great], angles) == set()
+    great[7, 1] = np.nan
+    assert fill_lost_views([great], angles) == {7}
+    np.testing.assert_array_equal(great, np.float32(1e38))

@@ -7,7 +7,7 @@ the buffers stay small and every message stays below MPI's 2³¹ elements.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ import numpy as np
 from hpc_srct.preprocessing.reading import Step
 from hpc_srct.ranks import Communicator
 
-# Frames of a step's views, (view, row, column) float32, for the step's rows: of each kind in turn.
-Produce = Callable[[Step], Iterable[np.ndarray]]
+# Writes frames of a step's views, (view, row, column) float32, for the step's rows: of each kind
+# into an array of its own.
+Produce = Callable[[Step, Sequence[np.ndarray]], Any]
 
 
 def frames_for_rows(
@@ -32,14 +33,14 @@ def frames_for_rows(
     Parameters
     ----------
     produce
-        Reads and corrects the frames of a step, once for each kind (of those of its views that
-        the kind has).
+        Reads and corrects the frames of a step, and writes those of its views that a kind has
+        into that kind's array.
     kinds
         For each kind of frames, the views of it, rising.
     n_columns
         Detector columns.
     shares
-        For each rank, which of the rows are its own.
+        For each rank, which of the rows are its own: one after the other, all of them.
     communicator
         The ranks.
     sweeps
@@ -56,17 +57,15 @@ def frames_for_rows(
         # Asked for even when nothing is left to read: a message to every rank keeps them in step.
         now = [steps[number] if number < len(steps) else None for steps in sweeps]
         here = now[communicator.rank]
-        frames = iter(produce(here)) if here is not None else None
-        for views, out in zip(kinds, made, strict=True):
-            runs = [_run(views, step) for step in now]
-            part = next(frames) if frames is not None else None
-            if communicator.size == 1:
-                there = _overlap(here.rows, mine)
-                inside = part[:, _within(there, here.rows)]
-                out[_within(there, mine), runs[0]] = inside.swapaxes(0, 1)
-            elif any(map(_length, runs)):
-                _exchange(part, out, now, runs, shares, communicator)
-            del part
+        rooms = [
+            _room(out, _run(views, here), here, communicator.size == 1)
+            for views, out in zip(kinds, made, strict=True)
+        ]
+        if here is not None:
+            produce(here, [room.swapaxes(0, 1) for room in rooms])
+        if communicator.size > 1:
+            for views, room, out in zip(kinds, rooms, made, strict=True):
+                _exchange(room, out, now, [_run(views, step) for step in now], shares, communicator)
     return made
 
 
@@ -78,37 +77,41 @@ def _run(views: np.ndarray, step: Step | None) -> slice:
     return slice(int(first), int(stop))
 
 
+def _room(out: np.ndarray, run: slice, step: Step | None, alone: bool) -> np.ndarray:
+    """Give room for what a step makes, (row, view, column): its place, where nothing is sent."""
+    rows = slice(0, 0) if step is None else step.rows
+    if alone:
+        return out[rows, run]
+    return np.empty((_length(rows), _length(run), out.shape[2]), np.float32)
+
+
 def _exchange(
-    frames: np.ndarray | None,
+    outgoing: np.ndarray,
     out: np.ndarray,
     now: Sequence[Step | None],
     runs: Sequence[slice],
     shares: Sequence[slice],
     communicator: Communicator,
 ) -> None:
+    if not any(map(_length, runs)):
+        return
     from mpi4py import MPI
 
     n_columns, mine = out.shape[2], shares[communicator.rank]
-    here = now[communicator.rank]
-    count = _length(runs[communicator.rank])
+    here, count = now[communicator.rank], _length(runs[communicator.rank])
     nothing = slice(0, 0)
     given = [nothing if here is None else _overlap(here.rows, share) for share in shares]
     got = [nothing if step is None else _overlap(step.rows, mine) for step in now]
+    # Rows in the order of the ranks that they go to: as they lie, they are sent.
     out_counts = np.array([_length(rows) * count * n_columns for rows in given])
     in_counts = np.array(
         [_length(rows) * _length(run) * n_columns for rows, run in zip(got, runs, strict=True)]
     )
-    outgoing = np.empty(int(out_counts.sum()), dtype=np.float32)
     incoming = np.empty(int(in_counts.sum()), dtype=np.float32)
-    starts = _starts(out_counts)
-    for rows, start, size in zip(given, starts, out_counts, strict=True):
-        if size:
-            there = outgoing[start : start + size].reshape(_length(rows), count, n_columns)
-            there[:] = frames[:, _within(rows, here.rows)].swapaxes(0, 1)
     arrivals = _starts(in_counts)
     communicator.barrier()  # where ranks share processors, one that waits must not spin
     communicator.mpi.Alltoallv(
-        [outgoing, (out_counts, starts), MPI.FLOAT],
+        [outgoing, (out_counts, _starts(out_counts)), MPI.FLOAT],
         [incoming, (in_counts, arrivals), MPI.FLOAT],
     )
     for rows, run, start, size in zip(got, runs, arrivals, in_counts, strict=True):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hpc_srct.preprocessing.reading import FLOAT
 from hpc_srct.tomography.gridding import COLUMNS, FBP_WIDTH, STRIP, grid_size
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
 MIB = 2**20
 # What a fresh rank takes, its libraries loaded, before it begins.
 INTERPRETER = 86 * MIB
-# What numba takes from the first FBP on.
+# What numba takes from the first correction on.
 COMPILER = 110 * MIB
 # Measured by benchmarks/preprocessing_memory.py: how far the estimate may fall short.
 MARGIN = 1.05
@@ -25,7 +23,14 @@ SLACK = 16 * MIB
 
 
 def peak_bytes(
-    work: Work, ranks: int, rows: int, together: int, at_once: int, reading: int, again: bool
+    work: Work,
+    ranks: int,
+    rows: int,
+    together: int,
+    at_once: int,
+    reading: int,
+    again: bool,
+    in_parts: bool,
 ) -> int:
     """Add up the peak of a rank.
 
@@ -43,19 +48,23 @@ def peak_bytes(
         Bytes that go by in reading.
     again
         It reads again after it has reconstructed.
+    in_parts
+        It reads again after it has corrected, with numba loaded.
     """
     rows, together = min(rows, work.n_slices), min(together, work.n_slices)
     flat_rows = work.frame_rows if work.whole_frames else min(at_once, work.n_slices)
     flats = work.flat_groups * flat_rows * work.columns * FLOAT
-    # A chunk is held packed and unpacked, beside what is taken from it.
-    frames = flats + reading + int(1.5 * work.chunk_pixels * work.item)
+    frames = flats + reading
+    # It is held packed and unpacked, beside what is taken from it.
+    chunk = int(1.5 * work.chunk_pixels * work.item)
     projectors, reconstructing = _reconstruction(work, together)
     averaged = max(rows, flat_rows / ranks)
     averaging = 2 * averaged * work.flat_frames * work.columns * FLOAT
-    before = max(frames, averaging - rows * work.sinogram_bytes)
+    before = max(frames + chunk, averaging - rows * work.sinogram_bytes)
     after = projectors + max(reconstructing, before * again)
-    held = MARGIN * (rows * work.sinogram_bytes + np.array([before, after]))
-    return int(work.base + SLACK + max(held[0], work.compiler + held[1]))
+    after = max(after, frames + chunk * in_parts)
+    held = max(MARGIN * before, work.compiler + MARGIN * after)
+    return int(work.base + SLACK + MARGIN * rows * work.sinogram_bytes + held)
 
 
 def _reconstruction(work: Work, together: int) -> tuple[int, int]:

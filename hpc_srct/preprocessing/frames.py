@@ -7,7 +7,7 @@ flats that are interpolated by the frame's place in the scan.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
@@ -17,7 +17,13 @@ from hpc_srct.errors import InputError
 from hpc_srct.preprocessing.dose import Dose
 from hpc_srct.preprocessing.reading import Step
 from hpc_srct.scan import FrameGroup, Scan
-from hpc_srct.tomography.correction import dead_pixels, median_frame, minus_log, transmission
+from hpc_srct.tomography.correction import (
+    dead_pixels,
+    line_integrals,
+    median_frame,
+    minus_log,
+    transmission,
+)
 from hpc_srct.tomography.phase import Paganin
 
 
@@ -197,43 +203,42 @@ class FrameWise:
         """List the views of each kind of frames that `line_integrals` gives."""
         return [np.arange(n_views), *([] if self.dose is None else [self.low_views])]
 
-    def line_integrals(self, step: Step) -> Iterator[np.ndarray]:
+    def line_integrals(
+        self, step: Step, into: Sequence[np.ndarray] | None = None
+    ) -> list[np.ndarray]:
         """Read and correct the frames of a step.
 
         Parameters
         ----------
         step
             Its rows are counted among those that are given.
+        into
+            Where to write, for each kind; any strides.
 
-        Yields
-        ------
-        ndarray
-            (view, row, column) float32: −log of the transmission. First of all views of the
-            step, then with fewer photons, where asked for, of the low-dose ones among them.
+        Returns
+        -------
+        list of ndarray
+            For each kind (view, row, column) float32: −log of the transmission. First of all
+            views of the step, then with fewer photons, where asked for, of the low-dose ones
+            among them.
         """
         rows = step.rows if self.phase is None else slice(0, len(self.rows))
         views = np.arange(step.views.start, step.views.stop)
         now = time.perf_counter()
         raw = self._raw(step, rows)
-        self.times.add("read", now)
-        full, clipped = self._corrected(raw, views, rows, step.rows)
-        self.clipped[step.rows] += clipped
-        yield full
-        if self.dose is not None:
-            del full
-            yield self._of_fewer_photons(raw, views, rows, step.rows)
-
-    def _of_fewer_photons(
-        self, raw: np.ndarray, views: np.ndarray, rows: slice, given: slice
-    ) -> np.ndarray:
-        low = np.intersect1d(views, self.low_views)
-        if not len(low):
-            return np.empty((0, given.stop - given.start, raw.shape[2]), np.float32)
-        now = time.perf_counter()
-        raw = raw[low - views[0]]
-        fewer = self.dose.lowered(raw, self.fields.dark[rows], low, self.rows[rows])
+        now = self.times.add("read", now)
+        low = np.intersect1d(views, self.low_views) if self.dose is not None else views[:0]
+        if into is None:
+            shape = (step.rows.stop - step.rows.start, raw.shape[2])
+            kinds = [views] if self.dose is None else [views, low]
+            into = [np.empty((len(kind), *shape), np.float32) for kind in kinds]
+        self.clipped[step.rows] += self._correct(raw, views, rows, step.rows, into[0])
+        if len(low):
+            fewer = raw[low - views[0]]
+            fewer = self.dose.lowered(fewer, self.fields.dark[rows], low, self.rows[rows])
+            self._correct(fewer, low, rows, step.rows, into[1])
         self.times.add("correct", now)
-        return self._corrected(fewer, low, rows, given)[0]
+        return list(into)
 
     def _raw(self, step: Step, rows: slice) -> np.ndarray:
         """Give the raw frames of a step; those that are read with them are kept for the next."""
@@ -248,30 +253,26 @@ class FrameWise:
             self._held = None
         return part if part.shape[1] == len(wanted) else part[:, wanted - wanted[0]]
 
-    def _corrected(
-        self, raw: np.ndarray, views: np.ndarray, rows: slice, given: slice
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _correct(
+        self, raw: np.ndarray, views: np.ndarray, rows: slice, given: slice, out: np.ndarray
+    ) -> np.ndarray:
         """Make line integrals of frames; say how many values of each row were raised."""
-        now = time.perf_counter()
         dark = self.fields.dark[rows]
         raw = without_lost(raw, np.isin(views, self.lost))
         if self.beam is not None:
             raw = dark + (raw - dark) * self.beam[views][:, None, None]
-        passed, clipped = transmission(
-            raw,
-            self.fields.flats[:, rows],
-            dark,
-            floor=self.floor,
-            flat_positions=self.fields.positions,
-            positions=views + 0.5,
-            dead=self.dead[rows],
-        )
-        if self.phase is not None:
-            keep = self.keep[given]
-            passed, clipped = self.phase(passed)[:, keep], clipped[keep]
-        minus_log(passed, out=passed)
-        self.times.add("correct", now)
-        return passed, clipped
+        frames = (raw, self.fields.flats[:, rows], dark)
+        known = {
+            "floor": self.floor,
+            "flat_positions": self.fields.positions,
+            "positions": views + 0.5,
+            "dead": self.dead[rows],
+        }
+        if self.phase is None:
+            return line_integrals(*frames, **known, out=out)[1]
+        passed, clipped = transmission(*frames, **known)
+        minus_log(self.phase(passed)[:, self.keep[given]], out=out)
+        return clipped[self.keep[given]]
 
 
 def without_lost(frames: np.ndarray, lost: np.ndarray) -> np.ndarray:

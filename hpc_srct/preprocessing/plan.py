@@ -56,7 +56,7 @@ class Work:
     cleaned : bool
         Rings or zingers are removed.
     base, compiler : int
-        Bytes that a rank takes before it starts, and that numba takes from the first FBP on.
+        Bytes that a rank takes before it starts, and that numba takes.
     """
 
     n_slices: int
@@ -264,10 +264,13 @@ def _way(
     all_rows = work.n_slices
     staging = choose_reading(work, all_rows, all_rows, piece, whole, not work.whole_frames)
     frames = reading_bytes(work, at_once, span, reading)
-    peak = peak_bytes(work, ranks, rows, together, at_once, frames, len(passes) > 1)
+    in_parts = reading.views < work.n_views / ranks or reading.rows < work.frame_rows
+    again = len(passes) > 1
+    peak = peak_bytes(work, ranks, rows, together, at_once, frames, again, in_parts)
     if staged:
         copied = reading_bytes(work, all_rows, all_rows, staging, not work.whole_frames)
-        peak = max(peak, peak_bytes(work, ranks, 0, 2, all_rows, copied, False))
+        corrected = work.whole_frames
+        peak = max(peak, peak_bytes(work, ranks, 0, 2, all_rows, copied, False, corrected))
         cost = staging.repeats(work.chunk_frames)
     elif work.reads_frames:
         cost = len(passes) * reading.repeats(work.chunk_frames)

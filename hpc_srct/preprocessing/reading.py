@@ -183,7 +183,7 @@ def _per_view(work: Work, rows: int, span: int, band: int, raw_only: bool) -> tu
     # Rows are picked out of those between.
     made = work.columns * wanted * work.item * (read > wanted or raw_only)
     if not raw_only or work.whole_frames:
-        # Corrected, a temporary, outgoing and incoming.
+        # Outgoing, full and low dose, and incoming; raw ones that had to become float32.
         corrected = 2 * work.frame_rows if work.whole_frames else wanted
         made += work.columns * (corrected + 3 * wanted) * FLOAT
     return raw, made

@@ -29,8 +29,7 @@ def give_back_freed_memory() -> None:
 
 def base_memory() -> tuple[int, int]:
     """Bytes that this process takes now, and that numba will take beside it."""
-    loaded = "hpc_srct.tomography.spreading" in sys.modules
-    return _status("VmRSS:") or INTERPRETER, 0 if loaded else COMPILER
+    return _status("VmRSS:") or INTERPRETER, 0 if "numba" in sys.modules else COMPILER
 
 
 def peak_memory() -> int:

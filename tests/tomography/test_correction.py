@@ -5,7 +5,9 @@ import pytest
 
 from hpc_srct.errors import InputError
 from hpc_srct.tomography.correction import (
+    AT_ONCE,
     dead_pixels,
+    line_integrals,
     median_frame,
     minus_log,
     transmission,
@@ -165,3 +167,79 @@ def test_wrong_input_is_named():
 def test_a_block_without_a_number_stays_so():
     nothing = np.full((2, 3, 4), np.nan, np.float32)
     assert np.isnan(minus_log(nothing)).all()
+
+
+def plainly(frames, flats, dark, dead, floor, share):
+    """The definition, value by value, in double precision; `share` of the second group."""
+    out = np.full(frames.shape, np.nan)
+    low = np.zeros(frames.shape, bool)
+    for view, row in np.ndindex(frames.shape[:2]):
+        beam = flats[:, row].astype(float) - dark[row]
+        beam = beam[0] if len(beam) == 1 else beam[0] + share[view] * (beam[1] - beam[0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            passed = (frames[view, row].astype(float) - dark[row]) / beam
+        good = np.flatnonzero(np.isfinite(passed) & ~dead[row])
+        if len(good):
+            mended = np.interp(np.arange(len(passed)), good, passed[good])
+            low[view, row], out[view, row] = mended < floor, np.maximum(mended, floor)
+    return out, low.sum(axis=(0, 2))
+
+
+DTYPES = ("u1", "u2", "i2", "i4", "u4", "f2", "f4", "f8", ">u2")
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_same_as_done_plainly(dtype, groups):
+    rng = np.random.default_rng(0)
+    views, rows, columns = 4, 7, 61
+    flats = rng.uniform(180, 250, (groups, rows, columns)).astype(np.float32)
+    dark = rng.uniform(2, 6, (rows, columns)).astype(np.float32)
+    flats[0, 2, [0, 1, 30, 31, 60]] = 0  # dead, in one group alone
+    flats[:, 3] = dark[3]  # a row without beam
+    flats[-1, 4, 1:] = np.nan  # and one with a single live pixel
+    frames = rng.integers(0, 120, (views, rows, columns)).astype(dtype)
+    if frames.dtype.kind == "f":
+        frames[0, 0, [0, 9, 10, 60]] = np.nan
+        frames[1, 2, [2, 29, 32]] = np.nan, np.inf, -np.inf  # beside dead ones
+        frames[2, 5] = np.nan
+        frames[3, 6, :-1] = np.nan
+    dead = dead_pixels(flats, dark)
+    assert dead[3].all() and not dead[4, 0] and dead[4, 1:].all()
+    positions = np.array([0.0, 2.5, 5, 12])
+    where = {"flat_positions": [0, 10][:groups], "positions": positions, "floor": 0.1}
+    expected, low = plainly(
+        frames, flats, dark, dead, np.float32(0.1), np.clip(positions / 10, 0, 1)
+    )
+    found, clipped = transmission(frames, flats, dark, **where)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(clipped, low)
+    assert low[0] and not low[3]
+    integrals, clipped = line_integrals(frames, flats, dark, **where, dead=dead)
+    np.testing.assert_allclose(integrals, -np.log(expected), rtol=2e-6, atol=1e-6)
+    np.testing.assert_array_equal(clipped, low)
+
+
+def test_line_integrals_are_the_logarithm_of_the_transmission():
+    ratios = np.concatenate([np.geomspace(2e-38, 1e38, 40001), np.linspace(0.5, 2, 40001)])
+    one = np.ones((1, len(ratios)), np.float32)
+    ratios = ratios.astype(np.float32).reshape(1, *one.shape)
+    found, _ = line_integrals(ratios, one, 0 * one, floor=1e-45)
+    exact = -np.log(ratios.astype(np.float64))
+    assert (np.abs(found - exact) <= np.spacing(np.abs(exact).astype(np.float32))).all()
+    assert (found[ratios == 1] == 0).all()
+
+
+def test_any_rows_at_once_into_any_array():
+    rng = np.random.default_rng(0)
+    rows, columns = 5, AT_ONCE // 2  # the last row is alone
+    frames = rng.integers(50, 900, (2, rows, columns)).astype(np.uint16)
+    flat, dark = rng.uniform(900, 1000, (rows, columns)), rng.uniform(5, 9, (rows, columns))
+    whole, _ = line_integrals(frames, flat, dark)
+    np.testing.assert_allclose(whole, -np.log((frames - dark) / (flat - dark)), rtol=1e-4)
+    by_rows = np.zeros((rows, 3, columns), np.float32)
+    given, _ = line_integrals(frames, flat, dark, out=by_rows[:, 1:].swapaxes(0, 1))
+    np.testing.assert_array_equal(by_rows[:, 1:], whole.swapaxes(0, 1))
+    assert np.shares_memory(given, by_rows) and not by_rows[:, 0].any()
+    none, clipped = line_integrals(frames[:0], flat, dark)
+    assert none.shape == (0, rows, columns) and clipped.tolist() == [0] * rows

@@ -324,14 +324,12 @@ class BlockWriter:
 
 def _places(dataset: h5py.Dataset) -> np.ndarray:
     """Find where the chunks of a dataset stand in its file, (slice, down, across) in bytes."""
+    found = []
+    dataset.id.chunk_iter(lambda chunk: found.append((*chunk.chunk_offset, chunk.byte_offset)))
+    *firsts, place = np.array(found).T
     counts = [-(-side // step) for side, step in zip(dataset.shape, dataset.chunks, strict=True)]
-    places = np.full(counts, -1)
-
-    def note(chunk: h5py.h5d.StoreInfo) -> None:
-        at = (first // step for first, step in zip(chunk.chunk_offset, dataset.chunks, strict=True))
-        places[tuple(at)] = chunk.byte_offset
-
-    dataset.id.chunk_iter(note)
+    places = np.empty(counts, np.int64)
+    places[tuple(first // step for first, step in zip(firsts, dataset.chunks, strict=True))] = place
     return places
 
 

@@ -12,7 +12,7 @@ import pytest
 import typer
 from conftest import CHECKOUT
 
-from hpc_srct.cli import app
+from hpc_srct.cli import app, main
 from hpc_srct.settings import configs_folder, load
 from hpc_srct.settings.study import StudySettings
 from hpc_srct.workflows.study import experiments
@@ -27,13 +27,23 @@ def srct(*words, cwd=None):
     )
 
 
-def test_every_command_has_help_with_an_example():
+def srct_here(monkeypatch, *words) -> int:
+    """Call what the installed `srct` calls, in this process; give its exit code."""
+    monkeypatch.setattr(sys, "argv", ["srct", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+def test_every_command_has_help_with_an_example(monkeypatch, capfd):
     commands = typer.main.get_command(app).commands
     assert {"doctor", "simulate", "inspect", "preprocess", "train", "enhance"} <= set(commands)
     for name in commands:
-        answer = srct(name, "--help")
-        assert answer.returncode == 0
-        assert "Example:" in answer.stdout, name
+        assert srct_here(monkeypatch, name, "--help") == 0
+        assert "Example:" in capfd.readouterr().out, name
+    answer = srct("enhance", "--help")
+    assert answer.returncode == 0
+    assert "Example:" in answer.stdout
 
 
 def test_the_settings_files_that_examples_name_are_there():
@@ -77,14 +87,14 @@ def test_wrong_input_is_two_lines_and_exit_code_2(tmp_path, words, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_is_the_shipped_one(tmp_path):
+def test_the_demo_is_the_shipped_one(tmp_path, monkeypatch, capfd):
     """Not a file of its name that lies where it is called."""
     (tmp_path / "demo.yaml").write_text("name: mine\n")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    answer = srct("demo", "-o", "taken", cwd=tmp_path)
-    assert answer.returncode == 2
-    assert "taken: exists and holds no study" in answer.stderr
+    monkeypatch.chdir(tmp_path)
+    assert srct_here(monkeypatch, "demo", "-o", "taken") == 2
+    assert "taken: exists and holds no study" in capfd.readouterr().err
 
 
 def test_debug_shows_the_stack_trace(tmp_path):

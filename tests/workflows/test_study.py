@@ -18,7 +18,7 @@ from hpc_srct.errors import InputError
 from hpc_srct.settings import configs_folder, load
 from hpc_srct.settings.study import StudySettings
 from hpc_srct.slices import SliceStore
-from hpc_srct.workflows.study import experiments
+from hpc_srct.workflows.study import experiments, run_study
 
 TINY = {
     "name": "tiny",
@@ -104,9 +104,8 @@ def test_a_tiny_study_runs_to_its_table_and_goes_on_and_its_network_has_no_seams
     assert np.abs(whole - low).max() > 1e-2 * low.std(), "trained: it changes its input"
     assert np.abs(whole - tiled).max() < 1e-5 * low.std(axis=(1, 2)).min()
 
-    other = study(path, "seeds=[5]", "-o", "a study", cwd=tmp_path)
-    assert other.returncode == 2
-    assert "other settings: seeds=[0], now [5]." in other.stderr
+    with pytest.raises(InputError, match=r"other settings: seeds=\[0\], now \[5\]\."):
+        run_study(load(StudySettings, path, ["seeds=[5]"]), tmp_path / "a study")
 
 
 def test_a_step_that_fails_says_which_and_passes_its_code_on(tmp_path):
@@ -120,8 +119,8 @@ def test_a_step_that_fails_says_which_and_passes_its_code_on(tmp_path):
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    answer = study(written(tmp_path), "-o", "out", cwd=tmp_path)
-    assert answer.returncode == 2
+    with pytest.raises(InputError, match="exists and holds no study"):
+        run_study(load(StudySettings, written(tmp_path)), tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
@@ -147,8 +146,9 @@ def test_runs_side_by_side_say_which_they_are(tmp_path):
 
 
 def test_ctrl_c_stops_runs_side_by_side_with_their_state_saved(tmp_path):
-    experiment = TINY["experiment"] | {"epochs": 2000}
-    path = written(tmp_path, experiment=experiment, seeds=[0, 1], parallel=2)
+    experiment = TINY["experiment"] | {"epochs": 2000, "test": []}
+    changes = {"experiment": experiment, "evaluate": ["validation"]}
+    path = written(tmp_path, **changes, seeds=[0, 1], parallel=2)
     words = [sys.executable, "-m", "hpc_srct", "study", str(path), "-o", "out"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # Two cores: tests start ranks of their own, and bits must repeat.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts what goes to the background deaf to Ctrl-C, and every process of a test would be.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

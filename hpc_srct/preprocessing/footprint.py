@@ -57,27 +57,27 @@ def peak_bytes(
     frames = flats + reading
     # It is held packed and unpacked, beside what is taken from it.
     chunk = int(1.5 * work.chunk_pixels * work.item)
-    projectors, reconstructing = _reconstruction(work, together)
+    kept, reconstructing = _reconstruction(work, together)
     averaged = max(rows, flat_rows / ranks)
     averaging = 2 * averaged * work.flat_frames * work.columns * FLOAT
     before = max(frames + chunk, averaging - rows * work.sinogram_bytes)
-    after = projectors + max(reconstructing, before * again)
+    after = max(reconstructing, kept + before * again)
     after = max(after, frames + chunk * in_parts)
     held = max(MARGIN * before, work.compiler + MARGIN * after)
     return int(work.base + SLACK + MARGIN * rows * work.sinogram_bytes + held)
 
 
 def _reconstruction(work: Work, together: int) -> tuple[int, int]:
-    """Count what the projectors keep, and what a few rows take while they are reconstructed."""
+    """Count what is kept after a few rows are reconstructed, and what is taken meanwhile."""
     wide = work.columns + 2 * work.padding
     geometries = [work.n_views, work.n_low]
     geometries += [-(-work.n_views // max(work.splits, 1))] * work.splits
     samples = math.ceil(max(0.5 * wide + work.columns / math.sqrt(2) + 2, wide + 1))
     points = [views * samples for views in geometries]
     # Phases, gains, and the order of the points; the low waves of the filter's tail.
-    kept = sum(28 * count for count in points) + 520 * sum(geometries)
+    projectors = sum(28 * count for count in points) + 520 * sum(geometries)
     # Putting the points in order, before there is a scratch.
-    ordering = 50 * max(points)
+    ordering = 24 * max(points)
     pairs = max(1, together // 2)
     grid = grid_size(work.columns)
     # Waves, the grid transformed along one axis, and the strips on their way.
@@ -86,4 +86,5 @@ def _reconstruction(work: Work, together: int) -> tuple[int, int]:
     images = together * (work.kinds * work.slice_bytes + work.n_low * work.columns * FLOAT)
     padded = together * work.n_views * FLOAT * wide * (work.padding > 0)
     cleaning = 2 * work.n_views * FLOAT * work.cleaned * 4 * work.columns
-    return kept, int(max(ordering, scratch + images + padded, scratch + cleaning))
+    meanwhile = max(ordering, scratch + images + padded, scratch + cleaning)
+    return projectors + scratch, int(projectors + meanwhile)

@@ -154,6 +154,7 @@ class _Passes:
                 open_shard.close()  # the shard takes its name, once the one before has
                 self.times.add("write", now)
             first += count
+        self.row_wise.let_go()
         others = (share for i, share in enumerate(this_pass) if i != self.communicator.rank)
         steps.advance(sum(p.stop - p.start for share in others for p in share))
 

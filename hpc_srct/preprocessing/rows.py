@@ -108,6 +108,7 @@ class RowWise:
         else:
             fill_lost_views(low_sinograms, self._angles[self._low_views])
             clean(low_sinograms, settings)
+        now = self._times.add("correct", now)
         arrays = {
             "low": self._fbp(
                 "low", self._low, low_sinograms, settings.low_filter or settings.filter
@@ -119,8 +120,9 @@ class RowWise:
             arrays[name] = self._fbp(name, projector, sinograms[:, views], settings.filter)
         if settings.sinogram:
             arrays["low/sinogram"] = low_sinograms
+        now = self._times.add("reconstruct", now)
         brightness = np.array([intensity(image, self._radius) for image in arrays["low"]])
-        self._times.add("reconstruct", now)
+        self._times.add("correct", now)
         return MadeSlices(arrays, {"intensity": brightness})
 
     def let_go(self) -> None:

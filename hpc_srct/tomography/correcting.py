@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from hpc_srct.tomography.spreading import _jit
+from hpc_srct.tomography.compiling import jit
 
 _NAN, _LARGEST = np.float32(np.nan), np.finfo(np.float32).max
 _ONE, _HALF = np.float32(1), np.float32(0.5)
@@ -55,7 +55,7 @@ def _split(typing, value):  # type: ignore[no-untyped-def]
     return signature, generate
 
 
-@partial(_jit, fastmath={"contract"})
+@partial(jit, fastmath={"contract"})
 def _minus_log(value):  # type: ignore[no-untyped-def]
     m, k = _split(value)
     f = m - _ONE
@@ -66,7 +66,7 @@ def _minus_log(value):  # type: ignore[no-untyped-def]
     return -(k * _LN2 + (f + rest))
 
 
-@_jit
+@jit
 def _divide(line, dark, before, after, share):  # type: ignore[no-untyped-def]
     """Set counts to transmissions; say whether all of them are finite."""
     strange = np.int32(0)
@@ -78,7 +78,7 @@ def _divide(line, dark, before, after, share):  # type: ignore[no-untyped-def]
     return strange == 0
 
 
-@_jit
+@jit
 def _mend(line):  # type: ignore[no-untyped-def]
     """Fill what is not finite from the nearest that is: between two on a line, or as the one.
 
@@ -102,7 +102,7 @@ def _mend(line):  # type: ignore[no-untyped-def]
     return line[0] == line[0]
 
 
-@_jit
+@jit
 def _raise_low(line, floor):  # type: ignore[no-untyped-def]
     """Raise values to the floor; say how many."""
     low = np.int32(0)
@@ -113,7 +113,7 @@ def _raise_low(line, floor):  # type: ignore[no-untyped-def]
     return low
 
 
-@_jit
+@jit
 def _raise_and_log(line, floor):  # type: ignore[no-untyped-def]
     """Turn transmissions into −ln as well: faster at once than one after the other."""
     low = np.int32(0)
@@ -124,7 +124,7 @@ def _raise_and_log(line, floor):  # type: ignore[no-untyped-def]
     return low
 
 
-@_jit
+@jit
 def correct(frame, dark, before, after, share, floor, logarithm, clipped):  # type: ignore[no-untyped-def]
     """Make transmissions or line integrals of a frame's counts, in place.
 

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from hpc_srct.tomography.compiling import jit
 
 # A place within a grid step is a 16-bit number; its upper bits choose a line of the table of
 # weights, between that and the next the lower ones interpolate.
@@ -25,14 +26,6 @@ STEPS = 1 << 16
 TABLE = 1 << 10
 _SHIFT, _REST = 6, 63
 _PART = np.float32(1 / 64)
-
-
-def _jit(function: Callable[..., Any], **more: str) -> Callable[..., Any]:
-    options = {"nogil": True, "error_model": "numpy", **more}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep compiled code in
-        return numba.njit(**options)(function)
 
 
 @intrinsic
@@ -64,7 +57,7 @@ def _add_scaled(typing, lanes, target, at, weight, source, start):  # type: igno
     return signature, generate
 
 
-@partial(_jit, inline="always")
+@partial(jit, inline="always")
 def _weigh(step, table, width, weights):  # type: ignore[no-untyped-def]
     row = (np.intp(step) >> _SHIFT) * width
     part = np.float32(step & _REST) * _PART
@@ -73,7 +66,7 @@ def _weigh(step, table, width, weights):  # type: ignore[no-untyped-def]
         weights[k] = here + part * (there - here)
 
 
-@_jit
+@jit
 def spread(lanes, samples, sources, places, down, along, table, width, stride, grid):  # type: ignore[no-untyped-def]
     """Add samples to a strip of the grid.
 
@@ -113,7 +106,7 @@ def spread(lanes, samples, sources, places, down, along, table, width, stride, g
             point += stride * n
 
 
-@_jit
+@jit
 def interpolate(lanes, samples, sources, places, down, along, table, width, stride, grid):  # type: ignore[no-untyped-def]
     """Set samples to what lies there on the grid: the transpose of `spread`, term by term."""
     n = len(lanes)
@@ -135,7 +128,7 @@ def interpolate(lanes, samples, sources, places, down, along, table, width, stri
             samples[sample + k] = total[k]
 
 
-@_jit
+@jit
 def locate(axis, grid, width, firsts, steps):  # type: ignore[no-untyped-def]
     """Find the first neighbour of points along one axis, and how far it is from the kernel's end.
 
@@ -157,7 +150,7 @@ def locate(axis, grid, width, firsts, steps):  # type: ignore[no-untyped-def]
         firsts[i] = first + grid if first < 0 else first
 
 
-@_jit
+@jit
 def count(rows, beyond, over, strip, counts):  # type: ignore[no-untyped-def]
     """Count the points of each strip; those `beyond` a row wrap round and fall in the first too."""
     for i in range(len(rows)):
@@ -166,7 +159,7 @@ def count(rows, beyond, over, strip, counts):  # type: ignore[no-untyped-def]
             counts[0] += 1
 
 
-@_jit
+@jit
 def put_in_order(source, rows, columns, steps, shift, least, strip, stride, ends, order):  # type: ignore[no-untyped-def]
     """Put points into their strips, in the order they come.
 
@@ -199,7 +192,7 @@ def put_in_order(source, rows, columns, steps, shift, least, strip, stride, ends
             along[at] = steps[1][i]
 
 
-@_jit
+@jit
 def cut_rows(rows, correction, first, half):  # type: ignore[no-untyped-def]
     """Take an image's columns from rows transformed along themselves.
 
@@ -227,7 +220,7 @@ def cut_rows(rows, correction, first, half):  # type: ignore[no-untyped-def]
                 to[x] = rows[row, x - middle, pair] * correction[x]
 
 
-@_jit
+@jit
 def cut_columns(columns, correction, constants, first, images):  # type: ignore[no-untyped-def]
     """Take an image's rows, and one or two images, from columns transformed along themselves.
 

@@ -1,0 +1,17 @@
+"""How this package's inner loops are compiled: by numba, when first called, and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+
+def jit(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
+    """Compile a function for its arguments' types; other threads run meanwhile."""
+    options = {"nogil": True, "error_model": "numpy", **more}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder to keep compiled code in
+        return numba.njit(**options)(function)

@@ -3,10 +3,11 @@
     python benchmarks/preprocessing_speed.py [--columns 2048] [--views 1500] [--rows 64]
 
 A raw scan of random counts is preprocessed on one rank and on two, one thread each, taking
-turns, with rings left and with rings removed. The times are apart: reading, correcting,
-exchanging, the two FBPs (all views, and every sixth), writing. What a rank does once (its
-projectors: about two seconds at the default size) weighs less the more rows there are. Two ranks
-need two cores that nobody else uses; the load before the run is in the JSON.
+turns, with rings left and with rings removed. The times are apart: reading, correcting (with
+rings, where asked for, and the slices' intensity), exchanging, the two FBPs (all views, and every
+sixth) alone, writing. What a rank does once (its projectors, numba) weighs less the more rows
+there are. Two ranks need two cores that nobody else uses; the load before the run is in the JSON.
+The machine's free memory is held for each run (`common.memory_at_hand` says why).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import versions, write_result
+from common import memory_at_hand, versions, write_result
 from preprocessing_memory import measure, random_scan
 
 KINDS = {
@@ -49,7 +50,8 @@ def main() -> None:
         random_scan(scan, words.rows, words.views, words.columns, chunked=False)
         for turn in range(words.repeats):
             for name, (ranks, settings) in kinds.items():
-                runs[name].append(measure(scan, store, ranks, [centre, *settings]))
+                with memory_at_hand():
+                    runs[name].append(measure(scan, store, ranks, [centre, *settings]))
                 shutil.rmtree(store)
                 print(f"{turn + 1}/{words.repeats} {name}: {runs[name][-1]['seconds']:.1f} s")
     lines = [described(name, found) for name, found in runs.items()]

@@ -36,7 +36,11 @@ class FrameSource(Protocol):
 
 @dataclass
 class Times:
-    """Seconds spent by a rank, apart."""
+    """Seconds spent by a rank, apart.
+
+    `correct` has what is computed beside the FBPs: frames, rings, zingers, intensities;
+    `reconstruct` the FBPs alone; `exchange` waiting for other ranks, `write` for the disk too.
+    """
 
     read: float = 0.0
     correct: float = 0.0

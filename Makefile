@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Two halves of the tests, each in its order; who is done first takes from the other's end.
+TEST_PROCESSES ?= 2
 READY = $(VENV)/.installed
 
 .PHONY: install demo test test-soak test-cluster lint wheel clean
@@ -24,7 +26,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 test-soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak --timeout 7200

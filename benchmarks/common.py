@@ -70,13 +70,13 @@ def versions(*names: str) -> dict[str, str]:
 
 _KEEPER = """
 import mmap, sys, time
-piece, least, most = 2**27, 2**29, int(sys.argv[1])
+piece, least, most = 2**26, 3 * 2**27, int(sys.argv[1])
 def free():
     with open("/proc/meminfo") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemFree:"))
 held, zeros = [], bytes(2**20)
 while free() > least + piece and len(held) * piece < most:
-    held.append(mmap.mmap(-1, piece))
+    held.append(mmap.mmap(-1, piece, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     held[-1].madvise(mmap.MADV_HUGEPAGE)
     for _ in range(piece // len(zeros)):
         held[-1].write(zeros)
@@ -84,7 +84,7 @@ print(len(held) * piece, flush=True)
 while held:
     while held and free() < least:
         held.pop().close()
-    time.sleep(0.01)
+    time.sleep(0.005)
 """
 
 

@@ -29,9 +29,10 @@ from rich.table import Table
 from skimage.transform import iradon
 
 from hpc_srct.tomography.filters import transfer
-from hpc_srct.tomography.gridding import PAIRS, Scratch
+from hpc_srct.tomography.gridding import PAIRS
 from hpc_srct.tomography.nufft import Filter
 from hpc_srct.tomography.projector import Projector
+from hpc_srct.tomography.scratch import Scratch
 
 VIEWS = {512: 400, 1024: 750, 2048: 1500}
 Reconstruct = Callable[[NDArray], NDArray]

@@ -98,7 +98,8 @@ def try_centres(
     with console.progress("try centres", len(local)) as steps:
         for centre in local:
             row_wise = RowWise(scan.angles, scan.n_columns, centre, without, Times())
-            slices.append(row_wise.reconstruct(sinograms.copy()).arrays["full"][0])
+            made = row_wise.reconstruct(sinograms.copy())
+            slices.append(next(one.values[0] for one in made if one.name == "full"))
             steps.advance()
     _draw(out, slices, wanted, f"{scan.path.name}, row {row * settings.binning}")
     return out

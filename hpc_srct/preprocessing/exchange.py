@@ -14,6 +14,7 @@ import numpy as np
 
 from hpc_srct.preprocessing.reading import Step
 from hpc_srct.ranks import Communicator
+from hpc_srct.tomography.scratch import Scratch
 
 # Writes frames of a step's views, (view, row, column) float32, for the step's rows: of each kind
 # into an array of its own.
@@ -27,6 +28,7 @@ def frames_for_rows(
     shares: Sequence[slice],
     communicator: Communicator,
     sweeps: Sequence[Sequence[Step]],
+    scratch: Scratch | None = None,
 ) -> list[np.ndarray]:
     """Read frames by views and give them back by rows. Every rank must call it.
 
@@ -45,6 +47,8 @@ def frames_for_rows(
         The ranks.
     sweeps
         For each rank, its steps.
+    scratch
+        Holds what is given, until it is asked again.
 
     Returns
     -------
@@ -52,7 +56,11 @@ def frames_for_rows(
         For each kind, (row of this rank's share, view, column) float32.
     """
     mine = shares[communicator.rank]
-    made = [np.empty((_length(mine), len(views), n_columns), np.float32) for views in kinds]
+    scratch = scratch or Scratch()
+    made = [
+        scratch.array(f"kind {kind}", _length(mine), len(views), n_columns, dtype=np.float32)
+        for kind, views in enumerate(kinds)
+    ]
     for number in range(max(map(len, sweeps))):
         # Asked for even when nothing is left to read: a message to every rank keeps them in step.
         now = [steps[number] if number < len(steps) else None for steps in sweeps]

@@ -83,8 +83,9 @@ def _reconstruction(work: Work, together: int) -> tuple[int, int]:
     # Waves, the grid transformed along one axis, and the strips on their way.
     strip = STRIP + FBP_WIDTH - 1
     scratch = 8 * pairs * (max(points) + grid * work.columns + strip * grid) + 8 * COLUMNS * grid
-    images = together * (work.kinds * work.slice_bytes + work.n_low * work.columns * FLOAT)
+    images = together * work.slice_bytes
+    low = together * work.n_low * work.columns * FLOAT
     padded = together * work.n_views * FLOAT * wide * (work.padding > 0)
     cleaning = 2 * work.n_views * FLOAT * work.cleaned * 4 * work.columns
-    meanwhile = max(ordering, scratch + images + padded, scratch + cleaning)
-    return projectors + scratch, int(projectors + meanwhile)
+    kept = projectors + scratch + images
+    return kept, int(max(projectors + ordering, kept + low + padded, kept + cleaning))

@@ -27,6 +27,7 @@ from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices import StoreWriter
 from hpc_srct.slices.writer import BlockWriter
 from hpc_srct.stopping import Stopping, stop_together
+from hpc_srct.tomography.scratch import Scratch
 
 
 def work_through(
@@ -67,6 +68,7 @@ class _Passes:
         self.communicator, self.times = communicator, times
         self.shard: BlockWriter | None = None
         self.names = NamesInBackground()
+        self.scratch = Scratch()
         self.laid_out: StagedSinograms | None = None
         self.leaves_off = False
         self.row_wise = RowWise(
@@ -129,7 +131,6 @@ class _Passes:
         open_shard: contextlib.ExitStack,
         steps: console.Steps,
     ) -> None:
-        # What it holds is let go when it returns: two passes' sinograms would not fit.
         sinograms, low_sinograms, clipped = self._read(source, this_pass)
         first = 0
         for portion in this_pass[self.communicator.rank]:
@@ -154,7 +155,6 @@ class _Passes:
                 open_shard.close()  # the shard takes its name, once the one before has
                 self.times.add("write", now)
             first += count
-        self.row_wise.let_go()
         others = (share for i, share in enumerate(this_pass) if i != self.communicator.rank)
         steps.advance(sum(p.stop - p.start for share in others for p in share))
 
@@ -183,19 +183,22 @@ class _Passes:
             found = self.laid_out.read(mine)
             self.times.add("read", now)
             return found
-        reader = SinogramReader(self.scan, source, self.settings, self.communicator, self.times)
+        reader = SinogramReader(
+            self.scan, source, self.settings, self.communicator, self.times, self.scratch
+        )
         return reader.read(rows, shares, self.plan.reading, self.dose)
 
     def _make_slices(
         self, sinograms: np.ndarray, low_sinograms: np.ndarray | None, place: int, row: int
     ) -> None:
         """Reconstruct rows and write them; the first is `row`, at `place` in the shard."""
-        made = self.row_wise.reconstruct(sinograms, low_sinograms)
+        for made in self.row_wise.reconstruct(sinograms, low_sinograms):
+            now = time.perf_counter()
+            self.shard.write(made.name, place, made.values)
+            for name, values in made.figures.items():
+                self.shard.note(name, place, values)
+            self.times.add("write", now)
         now = time.perf_counter()
-        for name, values in made.arrays.items():
-            self.shard.write(name, place, values)
-        for name, values in made.per_slice.items():
-            self.shard.note(name, place, values)
         if self.has_truth:
             self.shard.write("truth", place, self.scan.truth(slice(row, row + len(sinograms))))
         self.names.begin(self.shard.aside)

@@ -7,6 +7,7 @@ that a slice has the same partner, and the same bits, in any pass on any rank.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,6 @@ from hpc_srct.settings.preprocessing import PreprocessingSettings
 from hpc_srct.slices.normalisation import intensity
 from hpc_srct.tomography.correction import minus_log
 from hpc_srct.tomography.geometry import field_of_view
-from hpc_srct.tomography.gridding import Scratch
 from hpc_srct.tomography.lost_views import fill_lost_views
 from hpc_srct.tomography.projector import Projector
 from hpc_srct.tomography.rings import (
@@ -24,18 +24,27 @@ from hpc_srct.tomography.rings import (
     remove_stripes_sorting,
     remove_stripes_wavelet,
 )
+from hpc_srct.tomography.scratch import Scratch
 from hpc_srct.tomography.zingers import remove_zingers
 
 
 @dataclass(frozen=True)
 class MadeSlices:
-    """What a few rows became: arrays by their name in the store, figures by slice.
+    """What a few rows became, of one kind.
 
-    The arrays are written over by the next rows.
+    Attributes
+    ----------
+    name : str
+        In the store.
+    values : ndarray
+        (row, …); written over by what is made next.
+    figures : dict
+        What is kept beside them, by slice.
     """
 
-    arrays: dict[str, np.ndarray]
-    per_slice: dict[str, np.ndarray]
+    name: str
+    values: np.ndarray
+    figures: dict[str, np.ndarray]
 
 
 class RowWise:
@@ -71,8 +80,7 @@ class RowWise:
     ):
         self._settings, self._times, self._angles = settings, times, angles
         self.filled: set[int] = set()
-        # Pages fresh from the system cost a tenth of an FBP; used again, nothing.
-        self._images = Scratch()
+        self._scratch = Scratch()
         self._low_views = settings.low_views(len(angles))
         self._pad = settings.padding_columns(columns)
         self._radius = field_of_view(columns, centre)
@@ -89,7 +97,7 @@ class RowWise:
 
     def reconstruct(
         self, sinograms: np.ndarray, low_sinograms: np.ndarray | None = None
-    ) -> MadeSlices:
+    ) -> Iterator[MadeSlices]:
         """Reconstruct a few rows, the first of them the first of a pair.
 
         Parameters
@@ -98,6 +106,11 @@ class RowWise:
             (row, view, column), line integrals. Cleaned in place.
         low_sinograms
             (row, low-dose view, column) where these have noise of their own. Cleaned in place.
+
+        Yields
+        ------
+        MadeSlices
+            One kind after the other.
         """
         now = time.perf_counter()
         settings = self._settings
@@ -108,36 +121,31 @@ class RowWise:
         else:
             fill_lost_views(low_sinograms, self._angles[self._low_views])
             clean(low_sinograms, settings)
-        now = self._times.add("correct", now)
-        arrays = {
-            "low": self._fbp(
-                "low", self._low, low_sinograms, settings.low_filter or settings.filter
-            ),
-            "full": self._fbp("full", self._full, sinograms, settings.filter),
-        }
-        for k, (views, projector) in enumerate(self._splits):
-            name = f"splits/{k}"
-            arrays[name] = self._fbp(name, projector, sinograms[:, views], settings.filter)
-        if settings.sinogram:
-            arrays["low/sinogram"] = low_sinograms
-        now = self._times.add("reconstruct", now)
-        brightness = np.array([intensity(image, self._radius) for image in arrays["low"]])
         self._times.add("correct", now)
-        return MadeSlices(arrays, {"intensity": brightness})
+        yield self._made("low", self._low, low_sinograms, settings.low_filter or settings.filter)
+        yield self._made("full", self._full, sinograms, settings.filter)
+        for k, (views, projector) in enumerate(self._splits):
+            yield self._made(f"splits/{k}", projector, sinograms[:, views], settings.filter)
+        if settings.sinogram:
+            yield MadeSlices("low/sinogram", low_sinograms, {})
 
-    def let_go(self) -> None:
-        """Give back the memory that is kept for the next rows."""
-        self._images = Scratch()
-
-    def _fbp(
+    def _made(
         self, name: str, projector: Projector, sinograms: np.ndarray, filter: str
-    ) -> np.ndarray:
+    ) -> MadeSlices:
+        now = time.perf_counter()
         if self._pad:
             edges = ((0, 0), (0, 0), (self._pad, self._pad))
             sinograms = np.pad(sinograms, edges, mode="edge")
-        shape = (len(sinograms), projector.size, projector.size)
-        out = self._images.array(name, *shape, dtype=np.float32)
-        return projector.fbp(sinograms, filter=filter, out=out)
+        out = self._scratch.array(
+            "images", len(sinograms), projector.size, projector.size, dtype=np.float32
+        )
+        images = projector.fbp(sinograms, filter=filter, out=out)
+        now = self._times.add("reconstruct", now)
+        figures = {}
+        if name == "low":
+            figures["intensity"] = np.array([intensity(image, self._radius) for image in images])
+            self._times.add("correct", now)
+        return MadeSlices(name, images, figures)
 
 
 def clean(sinograms: np.ndarray, settings: PreprocessingSettings) -> None:

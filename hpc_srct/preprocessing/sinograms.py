@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from hpc_srct.preprocessing.reading import Reading, sweeps
 from hpc_srct.ranks import Communicator
 from hpc_srct.scan import Scan
 from hpc_srct.settings.preprocessing import PreprocessingSettings
+from hpc_srct.tomography.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class SinogramReader:
         Where projections are read: the scan itself, or its copy laid out by rows.
     settings : PreprocessingSettings
         Their frame-wise steps.
+    scratch : Scratch
+        Where sinograms are laid; those read before are written over.
     """
 
     scan: Scan
@@ -43,6 +46,7 @@ class SinogramReader:
     settings: PreprocessingSettings
     communicator: Communicator
     times: Times
+    scratch: Scratch = field(default_factory=Scratch)
 
     def read(
         self, rows: np.ndarray, shares: Sequence[slice], reading: Reading, dose: Dose | None = None
@@ -91,6 +95,7 @@ class SinogramReader:
             shares,
             self.communicator,
             sweeps(rows, n_views, reading, self.scan.chunk_starts, self.communicator.size),
+            self.scratch,
         )
         clipped = total(frames.clipped, self.communicator)[shares[self.communicator.rank]]
         self.times.add("exchange", now + self.times.read + self.times.correct - before)

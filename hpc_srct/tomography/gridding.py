@@ -14,6 +14,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from hpc_srct.tomography.scratch import Scratch
+
 # Of the finer grid. More would allow a narrower kernel, at the cost of larger FFTs.
 UPSAMPLING = 1.25
 # Neighbours of a sample along each axis: errors of about 1e-3 and 8e-5 of the whole. The first
@@ -64,23 +66,6 @@ def fast_even(length: int) -> int:
         if length % 2 == 0:
             return length
         length += 1
-
-
-class Scratch:
-    """Memory that is used again: pages fresh from the system cost more than what is done in them.
-
-    One object serves one thread.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[str, NDArray[np.uint8]] = {}
-
-    def array(self, name: str, *shape: int, dtype: type = np.complex64) -> NDArray:
-        """Give an array by this name, its content left from before."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        if name not in self._held or self._held[name].size < size:
-            self._held[name] = np.empty(size, np.uint8)
-        return self._held[name][:size].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from hpc_srct.tomography.gridding import (
     PAIR_WIDTH,
     PAIRS,
     Gridding,
-    Scratch,
     fast_even,
 )
+from hpc_srct.tomography.scratch import Scratch
 
 Slices = NDArray[np.float32]
 # Views filtered together: few enough to stay in the processor's cache.

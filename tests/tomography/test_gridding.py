@@ -6,8 +6,9 @@ import scipy.fft
 
 from benchmarks import phantom
 from hpc_srct.tomography.filters import ramp_kernel
-from hpc_srct.tomography.gridding import FBP_WIDTH, PAIR_WIDTH, Gridding, Scratch, fast_even
+from hpc_srct.tomography.gridding import FBP_WIDTH, PAIR_WIDTH, Gridding, fast_even
 from hpc_srct.tomography.nufft import Filter, Lines
+from hpc_srct.tomography.scratch import Scratch
 
 
 @pytest.mark.parametrize("size", [20, 33, 70])

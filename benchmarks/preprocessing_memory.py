@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,14 @@ def random_scan(path: Path, rows: int, views: int, columns: int, chunked: bool) 
         file["exchange/theta"].attrs["units"] = "deg"
 
 
-def measure(scan: Path, store: Path, ranks: int, settings: list[str]) -> dict[str, Any]:
+def measure(
+    scan: Path, store: Path, ranks: int, settings: list[str], before: Sequence[str] = ()
+) -> dict[str, Any]:
     """Preprocess a scan on so many ranks; give what the run says of itself."""
     mpiexec = Path(sys.executable).parent / "mpiexec"
     launcher = [str(mpiexec), "-n", str(ranks)] if ranks > 1 else []
     answer = subprocess.run(
-        [*launcher, sys.executable, "-c", DRIVER, str(scan), str(store), *settings],
+        [*before, *launcher, sys.executable, "-c", DRIVER, str(scan), str(store), *settings],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -373,9 +373,9 @@ def _seconds(work: Work, passes: tuple[Pass, ...], readings: int) -> float:
     )
     views = work.n_views + work.n_low
     per_slice = (
-        4e-8 * views * work.columns
-        + 4e-8 * work.columns**2
-        + 1.2e-8 * (work.n_views * work.columns)
+        2e-8 * views * work.columns
+        + 3e-8 * work.columns**2
+        + 6e-9 * (work.n_views * work.columns)
     )
     frames = work.n_views * work.frame_rows * work.columns * work.item
     return slowest * per_slice + readings * frames / 1e9

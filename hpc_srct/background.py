@@ -45,12 +45,17 @@ class NamesInBackground:
             remove(aside)
             raise
         self._named.clear()
-        self._do(functools.partial(self._take_name, aside, path))
+        take_name = functools.partial(self._take_name, aside, path)
+        if self._starts():
+            self._tasks.put(take_name)
+        else:
+            take_name()
+            self.wait()
 
     def begin(self, aside: Path) -> None:
         """Have what there is of `aside` brought to the disk already: less is left for the end."""
-        if self._tasks.empty():  # else the disk has enough to do
-            self._do(functools.partial(start_writeback, aside))
+        if self._tasks.empty() and self._starts():  # else the disk has enough to do
+            self._tasks.put(functools.partial(start_writeback, aside))
 
     def wait(self) -> None:
         """Wait until the file has its name.
@@ -80,12 +85,17 @@ class NamesInBackground:
                 self._tasks.put(None)
                 self._thread = None
 
-    def _do(self, task: Callable[[], None]) -> None:
+    def _starts(self) -> bool:
+        """Start the thread; False where the system allows no more of them."""
         if self._thread is None:
             # A daemon, for a process that is told to end at once.
-            self._thread = threading.Thread(target=self._work, daemon=True)
-            self._thread.start()
-        self._tasks.put(task)
+            thread = threading.Thread(target=self._work, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return False
+            self._thread = thread
+        return True
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -21,6 +22,10 @@ _REASONS = {
     errno.EROFS: "the file system is read-only; choose another place",
     errno.EACCES: "permission denied; choose a place that you may write to",
 }
+
+
+# No two files aside have one name, not even where the first of them still goes to the disk.
+_asides = itertools.count()
 
 
 def machine_error(path: Path, error: OSError) -> MachineError:
@@ -77,7 +82,7 @@ def written_aside(
         The file could not be written (full disk, read-only file system, no permission).
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{next(_asides)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside

@@ -152,3 +152,15 @@ def test_where_the_system_cannot_be_asked_nothing_is_done(tmp_path, monkeypatch)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     (tmp_path / "file").write_text("1")
     start_writeback(tmp_path / "file")
+
+
+def test_without_a_thread_the_name_is_given_at_once(tmp_path, monkeypatch):
+    def no_more(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", no_more)
+    (tmp_path / "aside").write_text("whole")
+    with NamesInBackground() as names:
+        names.begin(tmp_path / "aside")
+        names(tmp_path / "aside", tmp_path / "name")
+        assert (tmp_path / "name").read_text() == "whole"

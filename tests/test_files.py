@@ -65,3 +65,12 @@ def test_nothing_is_overwritten_but_an_empty_folder_is_no_loss(tmp_path):
     for name in ("full", "full/x", "dangling"):
         with pytest.raises(InputError, match="exists already"):
             refuse_to_overwrite(tmp_path / name, "store")
+
+
+def test_no_two_files_aside_have_one_name(tmp_path):
+    # The first may still be on its way to the disk when the second is begun.
+    with written_aside(tmp_path / "file") as first, written_aside(tmp_path / "file") as second:
+        assert first != second
+        first.write_text("1")
+        second.write_text("2")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -6,7 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 from hpc_srct.preprocessing.reading import FLOAT
-from hpc_srct.tomography.gridding import COLUMNS, FBP_WIDTH, STRIP, grid_size
+from hpc_srct.tomography.gridding import (
+    COLUMNS,
+    FBP_WIDTH,
+    STRIP,
+    fast_even,
+    grid_size,
+    pairs_for,
+)
+from hpc_srct.tomography.nufft import TAIL_BINS
 
 if TYPE_CHECKING:
     from hpc_srct.preprocessing.plan import Work
@@ -14,8 +22,9 @@ if TYPE_CHECKING:
 MIB = 2**20
 # What a fresh rank takes, its libraries loaded, before it begins.
 INTERPRETER = 86 * MIB
-# What numba takes from the first correction on.
-COMPILER = 110 * MIB
+# What numba takes from the first correction on: 106 to 124 MiB where its code is at hand, and some
+# 30 more in the first run of all, which compiles it.
+COMPILER = 140 * MIB
 # Measured by benchmarks/preprocessing_memory.py: how far the estimate may fall short.
 MARGIN = 1.05
 # Libraries' own buffers, and what the allocator keeps.
@@ -72,13 +81,15 @@ def _reconstruction(work: Work, together: int) -> tuple[int, int]:
     wide = work.columns + 2 * work.padding
     geometries = [work.n_views, work.n_low]
     geometries += [-(-work.n_views // max(work.splits, 1))] * work.splits
-    samples = math.ceil(max(0.5 * wide + work.columns / math.sqrt(2) + 2, wide + 1))
+    far = max(work.centre, work.columns - 1 - work.centre) + work.padding
+    least = 2 * wide if wide < TAIL_BINS else wide + 2
+    samples = fast_even(math.ceil(max(far + work.columns / math.sqrt(2) + 2, least)))
     points = [views * samples for views in geometries]
     # Phases, gains, and the order of the points; the low waves of the filter's tail.
     projectors = sum(28 * count for count in points) + 520 * sum(geometries)
     # Putting the points in order, before there is a scratch.
     ordering = 24 * max(points)
-    pairs = max(1, together // 2)
+    pairs = pairs_for(together)
     grid = grid_size(work.columns)
     # Waves, the grid transformed along one axis, and the strips on their way.
     strip = STRIP + FBP_WIDTH - 1

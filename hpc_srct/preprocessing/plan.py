@@ -55,6 +55,8 @@ class Work:
         A frame-wise step needs whole frames, whichever rows are wanted.
     cleaned : bool
         Rings or zingers are removed.
+    axis : float or None
+        Column of the rotation axis, where it is known; else it is taken for the middle.
     base, compiler : int
         Bytes that a rank takes before it starts, and that numba takes.
     """
@@ -79,8 +81,14 @@ class Work:
     low_apart: bool = False
     whole_frames: bool = False
     cleaned: bool = False
+    axis: float | None = None
     base: int = INTERPRETER
     compiler: int = COMPILER
+
+    @property
+    def centre(self) -> float:
+        """Column of the rotation axis."""
+        return (self.columns - 1) / 2 if self.axis is None else self.axis
 
     @property
     def sinogram_bytes(self) -> int:
@@ -373,9 +381,7 @@ def _seconds(work: Work, passes: tuple[Pass, ...], readings: int) -> float:
     )
     views = work.n_views + work.n_low
     per_slice = (
-        2e-8 * views * work.columns
-        + 3e-8 * work.columns**2
-        + 6e-9 * (work.n_views * work.columns)
+        2e-8 * views * work.columns + 3e-8 * work.columns**2 + 6e-9 * (work.n_views * work.columns)
     )
     frames = work.n_views * work.frame_rows * work.columns * work.item
     return slowest * per_slice + readings * frames / 1e9

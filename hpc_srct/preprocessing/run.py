@@ -153,6 +153,7 @@ def work_of(scan: Scan, settings: PreprocessingSettings, base: int | None = None
         Bytes that a rank takes before it starts; default what this process takes now.
     """
     groups = {position for position, _ in scan.flat_groups}
+    in_scan = settings.centre == "file" or hasattr(scan, "on_detector")  # that of a stitched one
     base, compiler = base_memory() if base is None else (base, COMPILER)
     return Work(
         n_slices=len(settings.chosen_rows(scan.n_rows)),
@@ -175,6 +176,7 @@ def work_of(scan: Scan, settings: PreprocessingSettings, base: int | None = None
         low_apart=settings.photons is not None,
         whole_frames=settings.phase is not None,
         cleaned=settings.rings != "none" or settings.zingers is not None,
+        axis=scan.centre_hint if in_scan else settings.centre_among_chosen(),
         base=base,
         compiler=compiler,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,14 @@ def jit(function: Callable[..., Any], **more: Any) -> Callable[..., Any]:
     """Compile a function for its arguments' types; other threads run meanwhile."""
     options = {"nogil": True, "error_model": "numpy", **more}
     try:
-        return numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep compiled code in
         return numba.njit(**options)(function)
+    save = compiled._cache.save_overload
+
+    def save_if_possible(*what: Any) -> None:
+        with contextlib.suppress(OSError):  # a folder without room: compiled again next time
+            save(*what)
+
+    compiled._cache.save_overload = save_if_possible
+    return compiled

@@ -59,6 +59,14 @@ def grid_size(size: int) -> int:
     return fast_even(int(np.ceil(max(UPSAMPLING * size, 32))))
 
 
+def pairs_for(slices: int) -> int:
+    """Say how many pairs side by side take so many slices: a power of two."""
+    pairs = 1
+    while 2 * pairs < min(slices, 2 * PAIRS):
+        pairs *= 2
+    return pairs
+
+
 def fast_even(length: int) -> int:
     """Give the least even length, at or above this one, that an FFT is quick at."""
     while True:

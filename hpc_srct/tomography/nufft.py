@@ -22,6 +22,7 @@ from hpc_srct.tomography.gridding import (
     PAIRS,
     Gridding,
     fast_even,
+    pairs_for,
 )
 from hpc_srct.tomography.scratch import Scratch
 
@@ -273,9 +274,7 @@ class NufftEngine:
 
     def _waves(self, block: Slices, scratch: Scratch) -> NDArray[np.complex64]:
         """Hold the waves of a block's pairs, (view, sample, pair): side by side for gridding."""
-        pairs = 1
-        while 2 * pairs < len(block):
-            pairs *= 2
+        pairs = pairs_for(len(block))
         return scratch.array("waves", self.lines.views, self.lines.samples, pairs)
 
     def _filtered_waves(
@@ -361,7 +360,8 @@ def mended(block: NDArray) -> tuple[NDArray[np.float32], list[int]]:
     """
     block = np.asarray(block, np.float32)
     # A sum is not finite where one term is not, and costs one quick pass.
-    doubtful = [i for i, part in enumerate(block) if not np.isfinite(part.sum())]
+    with np.errstate(over="ignore", invalid="ignore"):
+        doubtful = [i for i, part in enumerate(block) if not np.isfinite(part.sum())]
     spoilt = [i for i in doubtful if not np.isfinite(block[i]).all()]
     if spoilt:
         block = block.copy()

@@ -154,10 +154,12 @@ class Projector:
 
     def _check_out(self, out: np.ndarray, sinograms: Any) -> None:
         expected = (len(sinograms), self.size, self.size)
-        fits = out.shape == expected and out.dtype == np.float32 and out.flags.c_contiguous
-        if sinograms.ndim != 3 or not fits:
+        fits = out.shape == expected and out.dtype == np.float32
+        fits = fits and out.flags.c_contiguous and out.flags.writeable
+        if sinograms.ndim != 3 or not isinstance(sinograms, np.ndarray) or not fits:
             raise InputError(
-                f"projector: expected a batch and out as a contiguous float32 array {expected},"
+                "projector: expected a batch of numpy's and out as a contiguous float32 array"
+                f" {expected} that may be written,"
                 f" found {tuple(sinograms.shape)} and {out.dtype} {out.shape}."
             )
 

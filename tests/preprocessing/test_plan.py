@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,7 @@ LARGE = Work(
 @given(
     n_slices=st.integers(1, 400),
     ranks=st.integers(1, 7),
-    memory=st.integers(240, 3000),
+    memory=st.integers(275, 3000),
     chunked=st.booleans(),
     skip=st.integers(1, 4),
 )
@@ -108,3 +109,18 @@ def test_disk_is_that_of_the_arrays():
     assert make_plan(work, 1, GIB).disk == 40 * 4 * (3 * 64 * 64 + 20 * 64)
     assert make_plan(work, 1, GIB, blocks=[1]).disk == 8 * 4 * (3 * 64 * 64 + 20 * 64)
     assert make_plan(work, 1, GIB).describe()["passes"] == 2
+
+
+def test_pairs_that_are_not_full_take_the_memory_of_full_ones():
+    five, eight = (make_plan(Work(rows, 2000, 333, 1024, rows), 1, 4 * GIB) for rows in (5, 8))
+    images_and_rows = 3 * (1024**2 + (2000 + 333) * 1024) * 4
+    assert eight.memory - five.memory == pytest.approx(1.05 * images_and_rows, rel=0.01)
+
+
+def test_an_axis_at_the_side_makes_longer_lines():
+    middle, side = (
+        make_plan(Work(8, 2000, 333, 1024, 8, axis=axis), 1, 4 * GIB).memory for axis in (None, 20)
+    )
+    more = np.sqrt(0.5) * 1024 + 1003 - max(1026, np.sqrt(0.5) * 1024 + 511.5)
+    # Waves of four pairs, and what is kept of each point.
+    assert side - middle > 0.95 * more * (2000 * 32 + (2000 + 333) * 28)

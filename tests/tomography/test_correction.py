@@ -1,5 +1,9 @@
 """Counts to line integrals: limits, and pixels that tell lies."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -243,3 +247,21 @@ def test_any_rows_at_once_into_any_array():
     assert np.shares_memory(given, by_rows) and not by_rows[:, 0].any()
     none, clipped = line_integrals(frames[:0], flat, dark)
     assert none.shape == (0, rows, columns) and clipped.tolist() == [0] * rows
+
+
+def test_compiled_code_that_cannot_be_kept_still_runs(tmp_path):
+    program = """
+import resource, sys
+import numpy as np
+from hpc_srct.tomography.correction import transmission
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+found, _ = transmission(np.full((1, 1, 8), 50, np.uint16), np.full((1, 8), 100), np.zeros((1, 8)))
+assert (found == 0.5).all()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

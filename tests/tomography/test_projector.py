@@ -327,6 +327,10 @@ def test_slices_go_where_they_are_asked_to(engine):
     found = projector.fbp(sinograms, out=out[:3])
     np.testing.assert_array_equal(out[:3], projector.fbp(sinograms))
     assert np.shares_memory(found, out) and (out[3] == 7).all()
-    for wrong in (out, out[:3].astype(float), out[:3].transpose(0, 2, 1), out[0]):
+    locked = out[:3].copy()
+    locked.flags.writeable = False
+    for wrong in (out, out[:3].astype(float), out[:3].transpose(0, 2, 1), out[0], locked):
         with pytest.raises(InputError, match="contiguous float32"):
             projector.fbp(sinograms, out=wrong)
+    with pytest.raises(InputError, match="batch of numpy's"):
+        projector.fbp(torch.from_numpy(sinograms), out=out[:3])

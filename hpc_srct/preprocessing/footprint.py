@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 MIB = 2**20
 # What a fresh rank takes, its libraries loaded, before it begins.
 INTERPRETER = 86 * MIB
-# What numba takes from the first correction on: 106 to 124 MiB where its code is at hand, and some
-# 30 more in the first run of all, which compiles it.
-COMPILER = 140 * MIB
+# What numba takes from the first correction on: 106 MiB where its code is at hand. The first run of
+# all compiles it and takes some 30 more; what the margin and the slack leave of these counts here.
+COMPILER = 120 * MIB
 # Measured by benchmarks/preprocessing_memory.py: how far the estimate may fall short.
 MARGIN = 1.05
 # Libraries' own buffers, and what the allocator keeps.

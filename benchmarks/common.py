@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -9,7 +10,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,27 +66,36 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
-def memory_group(name: str, limit: int) -> list[str]:
+@contextlib.contextmanager
+def memory_group(name: str, limit: int) -> Iterator[list[str]]:
     """Make a control group with so much memory, page cache included, as Slurm makes for a job.
 
     On a virtual machine memory that lies free for seconds goes back to the host, and comes again
     at 1 to 4 s a GiB: ten times the price of a fresh page, for arrays and for files written. In a
     group that is kept from run to run, pages for a new file are taken from those of an old one.
 
-    Returns
-    -------
+    Yields
+    ------
     list of str
-        What a command in it begins with; nothing where no group can be made (not root, no Linux).
+        What a command in it begins with; nothing where no group can be made (not root, no Linux,
+        control groups of version 2).
     """
+    group = None
     try:
         groups = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
         inside = next(line.partition(":memory:")[2] for line in groups if ":memory:" in line)
         group = Path(f"/sys/fs/cgroup/memory{inside}") / name
         group.mkdir(exist_ok=True)
         (group / "memory.limit_in_bytes").write_text(str(limit))
+        command = ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
     except (OSError, StopIteration):
-        return []
-    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+        command = []
+    try:
+        yield command
+    finally:
+        if group is not None:
+            with contextlib.suppress(OSError):
+                group.rmdir()
 
 
 def timed(work: Callable[[], Any], repeats: int = 3) -> dict[str, float]:

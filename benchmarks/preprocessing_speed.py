@@ -53,13 +53,18 @@ def main() -> None:
     centre = f"centre={(words.columns - 1) / 2}"
     kinds = {k: v for k, v in KINDS.items() if not (words.without_rings and "rings" in k)}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in kinds}
-    with tempfile.TemporaryDirectory(dir=words.scratch) as folder:
+    a_rank = bytes_of(words.memory_a_rank)
+    with (
+        tempfile.TemporaryDirectory(dir=words.scratch) as folder,
+        memory_group("one-rank", a_rank) as alone,
+        memory_group("two-ranks", 2 * a_rank) as both,
+    ):
         scan = Path(folder) / "scan.h5"
         random_scan(scan, words.rows, words.views, words.columns, chunked=False)
         for turn in range(words.repeats):
             for name, (ranks, settings) in kinds.items():
                 store, before = (Path(folder) / f"{name}-{(turn + i) % 2}" for i in (0, 1))
-                group = memory_group(f"ranks-{ranks}", ranks * bytes_of(words.memory_a_rank))
+                group = alone if ranks == 1 else both
                 runs[name].append(measure(scan, store, ranks, [centre, *settings], group))
                 shutil.rmtree(before, ignore_errors=True)  # its pages went to the new one
                 print(f"{turn + 1}/{words.repeats} {name}: {runs[name][-1]['seconds']:.1f} s")
@@ -73,7 +78,7 @@ def main() -> None:
         words.out,
         versions=versions("h5py", "numba", "mpi4py", "mpich", "torch"),
         sizes={"views": words.views, "columns": words.columns, "rows": words.rows, "low": "1/6"},
-        memory_a_rank=words.memory_a_rank if group else "not limited",
+        memory_a_rank=words.memory_a_rank if alone and both else "not limited",
         two_ranks_over_one={"median": round(statistics.median(ratios), 2), "all": ratios},
         two_processes_over_one_in_fbps_alone=cores,
     )

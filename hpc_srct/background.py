@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from hpc_srct.files import remove, sync_folder, take_name
+from hpc_srct.files import remove, take_name
 
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -38,7 +38,7 @@ class NamesInBackground:
         self._failure: BaseException | None = None
 
     def __call__(self, aside: Path, path: Path) -> None:
-        """Take `aside` over; see `take_name`. The folder is brought to the disk, too."""
+        """Take `aside` over; see `take_name`."""
         try:
             self.wait()
         except BaseException:
@@ -104,7 +104,6 @@ class NamesInBackground:
     def _take_name(self, aside: Path, path: Path) -> None:
         try:
             take_name(aside, path)
-            sync_folder(path.parent)
         except BaseException as error:
             self._failure = error
         finally:

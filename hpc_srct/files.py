@@ -41,7 +41,7 @@ def machine_error(path: Path, error: OSError) -> MachineError:
 
 
 def take_name(aside: Path, path: Path) -> None:
-    """Bring `aside` to the disk and rename it to `path`; removed where that fails.
+    """Bring `aside` to the disk and rename it to `path`, for good; removed where that fails.
 
     Raises
     ------
@@ -56,6 +56,7 @@ def take_name(aside: Path, path: Path) -> None:
         raise machine_error(path, error) from error
     finally:
         remove(aside)
+    sync_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from hpc_srct.errors import InputError, MachineError
-from hpc_srct.files import sync_folder, take_name
+from hpc_srct.files import take_name
 from hpc_srct.hdf5 import AsideFile, hdf5_written_aside
 from hpc_srct.slices.blocks import (
     CHUNK,
@@ -111,7 +111,6 @@ class StoreWriter:
             shard = BlockWriter(file, len(self.block_slices(block)), self.size, path)
             yield shard
             shard.check_whole()
-        sync_folder(path.parent)
 
     def write_block(
         self,
@@ -213,7 +212,6 @@ class StoreWriter:
                 entry.attrs["default"] = shown
             entry.attrs["complete"] = True
             file.attrs["complete"] = True
-        sync_folder(self.folder)
 
     def _shard_layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         missing = self.blocks_to_do()

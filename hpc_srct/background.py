@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from hpc_srct.errors import MachineError
 from hpc_srct.files import remove, take_name
 
 _SYNC_FILE_RANGE_WRITE = 2
@@ -41,15 +42,20 @@ class NamesInBackground:
         """Take `aside` over; see `take_name`."""
         try:
             self.wait()
+        except Exception:
+            # The first error is the one to tell; what is whole may yet be kept.
+            with contextlib.suppress(MachineError):
+                take_name(aside, path)
+            raise
         except BaseException:
             remove(aside)
             raise
         self._named.clear()
-        take_name = functools.partial(self._take_name, aside, path)
+        task = functools.partial(self._take_name, aside, path)
         if self._starts():
-            self._tasks.put(take_name)
+            self._tasks.put(task)
         else:
-            take_name()
+            task()
             self.wait()
 
     def begin(self, aside: Path) -> None:

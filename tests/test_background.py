@@ -86,6 +86,20 @@ def test_what_the_disk_refuses_in_the_background_is_told_by_the_next_file(tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_whole_is_kept_when_the_file_before_failed(tmp_path, disk):
+    disk.free.set()
+    disk.fails = OSError(errno.EIO, "Input/output error")
+    names = NamesInBackground()
+    with written_aside(tmp_path / "one", names) as aside:
+        aside.write_text("1")
+    assert names._named.wait(20)
+    disk.fails = None
+    told = pytest.raises(MachineError, match="one: ")
+    with told, written_aside(tmp_path / "two", names) as aside:
+        aside.write_text("2")
+    assert [path.name for path in tmp_path.iterdir()] == ["two"]
+
+
 def test_a_name_that_cannot_be_given_in_the_background(tmp_path):
     (tmp_path / "taken" / "by").mkdir(parents=True)
     said = "taken: cannot be written: IsADirectoryError"

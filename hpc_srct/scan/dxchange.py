@@ -15,7 +15,7 @@ import numpy as np
 from hpc_srct.errors import InputError
 from hpc_srct.scan.hdf5 import Hdf5File, attribute, axes_of, text_of
 from hpc_srct.scan.roles import Angles, ConstantFrame, Frames, Place, Roles
-from hpc_srct.scan.units import to_metres
+from hpc_srct.scan.units import to_metres, to_radians
 
 _ACQUISITION = "/process/acquisition"
 _DETECTOR = "/measurement/instrument/detector"
@@ -119,26 +119,30 @@ def _angles(file: Hdf5File, home: str, roles: Roles) -> Angles | None:
     if "angles" in roles.broken:  # the file has angles: none are made up in their place
         return None
     rotation = f"{_ACQUISITION}/rotation"
-    start, step, count = (
-        None if value is None or not value.size else float(value[0])
-        for value in (
-            _values(file, f"{rotation}/{name}")
-            for name in ("rotation_start", "rotation_step", "num_angles")
-        )
-    )
+    step = _turned_by(file, f"{rotation}/rotation_step")
     if step:
-        first = start or 0.0
-        planned = math.inf if count is None else count
+        first = _turned_by(file, f"{rotation}/rotation_start") or 0.0
+        count = _values(file, f"{rotation}/num_angles")
+        planned = float(count[0]) if count is not None and count.size else math.inf
         return Angles(
-            steps=(math.radians(first), math.radians(step), planned),
-            note=f"{file}: no {home}/theta; rebuilt from {rotation}: start {first:g}°, step"
-            f" {step:g}°.",
+            steps=(first, step, planned),
+            note=f"{file}: no {home}/theta; rebuilt from {rotation}: start"
+            f" {math.degrees(first):g}°, step {math.degrees(step):g}°.",
         )
     return Angles(
         span=(0.0, math.pi),
         note=f"{file}: no {home}/theta; views taken as equally spaced over 0..180°, both ends"
         " included, as DXchange has it. Give angle_range=[FIRST,LAST] if that is wrong.",
     )
+
+
+def _turned_by(file: Hdf5File, path: str) -> float | None:
+    """Read one angle, in radians; in degrees, as DXchange has it, where no unit is named."""
+    value = _values(file, path)
+    if value is None or not value.size:
+        return None
+    units = attribute(file.dataset(path), "units", "unit") or "deg"
+    return float(to_radians(value[:1], units, f"{file}: {path}", [])[0])
 
 
 def _pixel_size(file: Hdf5File, notes: list[str]) -> float | None:

@@ -376,6 +376,20 @@ def test_theta_rebuilt_from_the_rotation(tmp_path):
     assert any("5 of 7" in note for note in scan.notes)
 
 
+def test_theta_rebuilt_from_a_rotation_in_radians(tmp_path):
+    path = _rotation(
+        write_dxchange(tmp_path / "s.h5", theta=None),
+        rotation_start=np.deg2rad(10),
+        rotation_step=np.deg2rad(2),
+    )
+    with h5py.File(path, "r+") as file:
+        for name in ("rotation_start", "rotation_step"):
+            file[f"process/acquisition/rotation/{name}"].attrs["units"] = "rad"
+    scan = open_scan(path)
+    np.testing.assert_allclose(np.rad2deg(scan.angles), [10, 12, 14, 16, 18])
+    assert any("start 10°, step 2°" in note for note in scan.notes)
+
+
 def test_rotation_of_fewer_angles_than_projections(tmp_path):
     path = _rotation(
         write_dxchange(tmp_path / "s.h5", theta=None),

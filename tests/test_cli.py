@@ -100,3 +100,8 @@ def test_the_demo_is_the_shipped_one(tmp_path, monkeypatch, capfd):
 def test_debug_shows_the_stack_trace(tmp_path):
     answer = srct("--debug", "inspect", "nowhere.h5", cwd=tmp_path)
     assert "Traceback" in answer.stderr
+
+
+def test_a_file_name_is_not_made_a_picture_of(tmp_path):
+    answer = srct("inspect", str(tmp_path / "gone:x:y.h5"))
+    assert "gone:x:y.h5" in answer.stderr

@@ -138,13 +138,16 @@ def beam_factors(monitor: np.ndarray, scan: Scan) -> np.ndarray:
         The scan has no monitor, or a reading is not above 0.
     """
     if scan.monitor is None:
-        raise InputError(f"monitor: {scan.path} has no beam monitor; set monitor=false.")
-    lowest = float(min(np.min(monitor), np.min(scan.monitor)))
-    if not lowest > 0:
-        raise InputError(
-            f"monitor: {scan.path} has a beam monitor reading of {lowest:g}; expected above 0."
-            " Set monitor=false."
-        )
+        unused = (note for note in scan.notes if "beam monitor not used" in note)
+        why = next(unused, f"{scan.path} has no beam monitor.")
+        raise InputError(f"monitor: {why} Set monitor=false.")
+    for what, readings in (("view", scan.monitor), ("flat", monitor)):
+        wrong = np.flatnonzero(~((readings > 0) & np.isfinite(readings)))
+        if wrong.size:
+            raise InputError(
+                f"monitor: {scan.path} has a beam monitor reading of {readings[wrong[0]]:g} at"
+                f" {what} {wrong[0]}; expected above 0 ({wrong.size} such). Set monitor=false."
+            )
     return (np.mean(scan.monitor) / monitor).astype(np.float32)
 
 

@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 
 from hpc_srct.errors import InputError
-from hpc_srct.scan.hdf5 import attribute, first_line
+from hpc_srct.scan.hdf5 import attribute
 from hpc_srct.scan.light import LEAST_SHARE, light_of
 from hpc_srct.scan.roles import Angles, ConstantFrame, Frames, Place, Roles
+from hpc_srct.scan.sources import first_line
 from hpc_srct.scan.stack import Constant, Stack
 from hpc_srct.scan.units import to_radians
 
@@ -77,7 +78,8 @@ def assemble(
         for name, value in (("flats", FLAT), ("darks", DARK))
     }
     flats = _usable(roles, groups["flats"], groups["darks"], without_flats)
-    return Assembled(stack, views, flats, groups["darks"], angles, _monitor(roles, stack))
+    monitor = _monitor(roles, stack)
+    return Assembled(stack, views, flats, groups["darks"], _going_on(angles, roles.notes), monitor)
 
 
 def _projections(roles: Roles) -> Stack:
@@ -163,6 +165,16 @@ def _angles(
     chosen = values[views] if of_frames else values
     units = _units_of(found)
     return to_radians(chosen, units, str(place), roles.notes)
+
+
+def _going_on(angles: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Undo what keeps angles below a whole turn, where views then span less: 350°, 10° is 20°."""
+    going_on = np.unwrap(angles)
+    if np.ptp(going_on) > np.ptp(angles) - 1e-6:
+        return angles
+    first, last = np.rad2deg(going_on[[0, -1]])
+    notes.append(f"Angles pass a whole turn on their way; read as {first:g}° to {last:g}°.")
+    return going_on
 
 
 def _by_steps(

@@ -97,7 +97,7 @@ def _beam_frames(
 ) -> list[Frames | ConstantFrame] | None:
     path = f"{home}/data_{name}"
     found = _whole(file, path, roles, f"{role}s")
-    if found is not None and 0 not in found.shape:
+    if found is not None and found.shape is not None and 0 not in found.shape:
         return [_frames(file, path, f"{home}/theta_{name}")]
     if f"{role}s" in roles.broken:
         return None

@@ -17,6 +17,7 @@ import hdf5plugin
 import numpy as np
 
 from hpc_srct.errors import InputError, MachineError, SrctError
+from hpc_srct.scan.sources import first_line, sources_of
 
 # First bytes of files that people hand over instead of HDF5.
 _SIGNATURES = {
@@ -113,6 +114,7 @@ class Hdf5File:
         found = self.dataset(path)
         if found is None:
             return None
+        sources_of(f"{self.path}: {path}", found)
         try:
             return np.atleast_1d(np.asarray(found[()], dtype=np.float64)).ravel()
         except (TypeError, ValueError):
@@ -320,10 +322,3 @@ def unreadable(file: Path | str, where: str, error: OSError) -> SrctError:
         f"{file}: {where}: cannot be read: {first_line(error)}.\n"
         "The file is damaged there; transfer it again, or leave those views out."
     )
-
-
-def first_line(error: Exception) -> str:
-    """Give an error's own words, on one line, without h5py's preamble."""
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    inner = re.search(r"\((.*)\)", text)
-    return inner[1] if inner else text.rstrip(".")

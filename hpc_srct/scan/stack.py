@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 
 from hpc_srct.errors import InputError
-from hpc_srct.scan.hdf5 import Hdf5File, first_line, missing_filter, unreadable
+from hpc_srct.scan.hdf5 import Hdf5File, missing_filter, unreadable
+from hpc_srct.scan.sources import sources_of
 
 _AXES = {
     "view": (
@@ -114,7 +115,7 @@ class Stack:
         lacking = missing_filter(dataset)
         if lacking:
             raise InputError(f"{where}: {lacking}.")
-        self.sources = _sources(file, path, dataset)
+        self.sources = sources_of(f"{file}: {path}", dataset)
         self.chunk_frames, self.chunk_rows = self._chunk(dataset)
 
     def __str__(self) -> str:
@@ -232,31 +233,6 @@ class Constant:
         return np.full((len(frames), count, self.n_columns), self.value, np.float32)
 
 
-def _sources(file: Hdf5File, path: str, dataset: h5py.Dataset) -> list[Path]:
-    """List the files that hold the frames; every source of a virtual dataset must open."""
-    home = Path(dataset.file.filename)
-    if not dataset.is_virtual:
-        return [home, *(home.parent / name for name, *_ in dataset.external or [])]
-    found: dict[tuple[Path, str], tuple[int, ...]] = {}
-    for source in dataset.virtual_sources():
-        name = home if source.file_name == "." else home.parent / source.file_name
-        # printf-style names stand for a series of files
-        series = _series(name) if "%" in str(name) else []
-        for one in series or [name]:
-            key = (one, source.dset_name)
-            wanted = () if series else _reach(source.src_space, source.vspace)
-            before = found.get(key, wanted)
-            found[key] = tuple(map(max, before, wanted)) if before and wanted else ()
-    for (name, inside), wanted in found.items():
-        problem = _source_problem(name, inside, wanted)
-        if problem:
-            raise InputError(
-                f"{file}: {path}: is a virtual dataset, and its source {name} {problem}"
-                " (its frames would read as zeros).\nPut the whole source file back in its place."
-            )
-    return list(dict.fromkeys(name for name, _ in found))
-
-
 def _mapped(dataset: h5py.Dataset, axis: int) -> np.ndarray:
     """Tell which frames of a virtual dataset have a source."""
     there = np.zeros(dataset.shape[axis], bool)
@@ -291,55 +267,6 @@ def _stored(dataset: h5py.Dataset, axis: int) -> np.ndarray:
 
         dataset.id.chunk_iter(mark)
     return there
-
-
-def _series(name: Path) -> list[Path]:
-    """List the files that a printf-style name stands for, with those that are missing between."""
-    pattern = re.sub(r"%\d*b", "*", name.name)
-    there = sorted(name.parent.glob(pattern))
-    number = re.compile(r"(\d+)".join(map(re.escape, re.split(r"%\d*b", name.name))))
-    matches = (number.fullmatch(file.name) for file in there)
-    numbers = {int(match[1]): match[1] for match in matches if match}
-    if not numbers or number.groups != 1:
-        return there
-    width = len(min(numbers.values(), key=len))
-    # HDF5 ends the dataset at the first that is not there.
-    missing = [n for n in range(max(numbers)) if n not in numbers]
-    head, tail = re.split(r"%\d*b", name.name)
-    return sorted(there + [name.parent / f"{head}{n:0{width}d}{tail}" for n in missing])
-
-
-def _reach(source: h5py.h5s.SpaceID, mapped: h5py.h5s.SpaceID) -> tuple[int, ...]:
-    """Say how large a source must be for what is mapped of it; () where that is left open."""
-    try:
-        if source.get_select_type() != h5py.h5s.SEL_ALL:
-            return tuple(int(last) + 1 for last in source.get_select_bounds()[1])
-        # The whole source, of the size of the place that it goes to.
-        if mapped.get_select_type() == h5py.h5s.SEL_ALL:
-            return mapped.shape
-        _, _, count, block = mapped.get_regular_hyperslab()
-    except (RuntimeError, ValueError):
-        return ()
-    sizes = tuple(int(n) * int(size) for n, size in zip(count, block, strict=True))
-    inside = all(map(int.__le__, sizes, mapped.shape))  # not so where it may grow
-    return sizes if inside else ()
-
-
-def _source_problem(name: Path, inside: str, wanted: tuple[int, ...]) -> str | None:
-    if not name.is_file():
-        return "is not there"
-    try:
-        with h5py.File(name, "r", locking=False) as source:
-            if "%" in inside:
-                return None
-            if inside not in source:
-                return f"has no {inside}"
-            shape = getattr(source[inside], "shape", wanted)
-            if len(shape) == len(wanted) and any(map(int.__gt__, wanted, shape)):
-                return f"holds {shape} in {inside}, where {wanted} are mapped"
-            return None
-    except OSError as error:
-        return f"cannot be opened: {first_line(error)}"
 
 
 def _first_source(dataset: h5py.Dataset) -> h5py.Dataset | None:

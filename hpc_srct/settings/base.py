@@ -21,7 +21,9 @@ from hpc_srct.errors import InputError
 class Settings(pydantic.BaseModel):
     """Base of all settings: frozen, and an unknown key is an error."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
     def dump(self) -> dict[str, Any]:
         """Give plain values, fit for YAML and JSON."""

@@ -148,3 +148,53 @@ def test_the_layout_that_a_note_names_can_be_given(tmp_path):
 def test_a_folder_is_told_how_it_is_read(tmp_path):
     with pytest.raises(InputError, match="layout=NAME"):
         open_scan(tmp_path)
+
+
+def missing_half(path: Path, inside: str) -> None:
+    """Put a dataset of numbers into two files, and lose the second."""
+    with h5py.File(path, "r+") as file:
+        values, attributes = file[inside][()], dict(file[inside].attrs)
+        half = len(values) // 2
+        layout = h5py.VirtualLayout(values.shape, values.dtype)
+        layout[:half] = h5py.VirtualSource("first.h5", "d", (half,))
+        layout[half:] = h5py.VirtualSource("gone.h5", "d", (len(values) - half,))
+        del file[inside]
+        file.create_virtual_dataset(inside, layout).attrs.update(attributes)
+    with h5py.File(path.parent / "first.h5", "w") as file:
+        file["d"] = values[:half]
+
+
+@pytest.mark.parametrize("name", ["instrument/detector/image_key", "sample/rotation_angle"])
+def test_keys_and_angles_without_their_source_are_no_zeros(tmp_path, name):
+    path = write_nxtomo(tmp_path / "scan.nxs", [1, 2, 0, 0, 0, 0, 1, 2])
+    with h5py.File(path) as file:
+        found = []
+        file.visit(lambda inside: found.append(inside) if inside.endswith(name) else None)
+    missing_half(path, found[0])
+    with pytest.raises(InputError, match=rf"{name}: is a virtual dataset, and its source \S+gone"):
+        open_scan(path)
+
+
+def test_raw_frames_outside_hdf5(tmp_path):
+    path, raw = write(tmp_path / "scan.h5"), tmp_path / "frames.raw"
+    frames = numbered(8)
+    with h5py.File(path, "r+") as file:
+        del file["exchange/data"]
+        outside = [(str(raw), 0, h5py.h5f.UNLIMITED)]
+        file.create_dataset("exchange/data", frames.shape, frames.dtype, external=outside)
+    with pytest.raises(InputError, match=r"exchange/data: lies in \S+frames.raw, which is not th"):
+        open_scan(path)
+    raw.write_bytes(frames.tobytes()[:100])
+    with pytest.raises(InputError, match=rf"expected {frames.nbytes} bytes in .*, found 100"):
+        open_scan(path)
+    raw.write_bytes(frames.tobytes())
+    np.testing.assert_array_equal(open_scan(path).projections(np.arange(8)), frames)
+
+
+def test_flats_without_any_extent_are_none(tmp_path):
+    path = write(tmp_path / "scan.h5")
+    with h5py.File(path, "r+") as file:
+        del file["exchange/data_white"]
+        file["exchange/data_white"] = h5py.Empty(np.uint16)
+    with pytest.raises(InputError, match="data_white"):
+        open_scan(path)

@@ -23,6 +23,7 @@ from scan.writers import (
 
 from hpc_srct.errors import InputError, MachineError
 from hpc_srct.scan import open_scan
+from hpc_srct.scan.angles import AngleSummary
 from hpc_srct.scan.hdf5 import unreadable
 from hpc_srct.settings.layout import Layout
 
@@ -361,6 +362,22 @@ def _rotation(path, **values):
         for name, value in values.items():
             file[f"process/acquisition/rotation/{name}"] = value
     return path
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_half_a_turn_that_passes_a_whole_one_on_its_way(tmp_path, sign):
+    going_on = 300 + np.arange(60) * 3.0
+    path = write_dxchange(tmp_path / "s.h5", n_views=60, theta=np.mod(going_on, 360)[::sign])
+    scan = open_scan(path)
+    np.testing.assert_allclose(np.ptp(np.rad2deg(scan.angles)), 177)
+    assert AngleSummary.of(scan.angles).turn == "half"
+    assert any("pass a whole turn on their way" in note for note in scan.notes)
+
+
+def test_a_whole_turn_is_left_as_it_is(tmp_path):
+    theta = np.mod(270 + np.arange(72) * 5.0, 360)
+    scan = open_scan(write_dxchange(tmp_path / "s.h5", n_views=72, theta=theta))
+    np.testing.assert_array_equal(scan.angles, np.deg2rad(theta))
 
 
 def test_theta_rebuilt_from_the_rotation(tmp_path):

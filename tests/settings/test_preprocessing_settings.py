@@ -80,3 +80,11 @@ def test_wrong_values_are_answered_in_the_words_of_the_settings(word, answer):
 def test_angles_of_no_span_are_refused():
     with pytest.raises(InputError, match="'angle_range': expected two different angles"):
         load(PreprocessingSettings, overrides=["angle_range=[0,0]"])
+
+
+@pytest.mark.parametrize(
+    "word", ["centre=.nan", "centre=.inf", "gain=.inf", "angle_range=[0,.nan]"]
+)
+def test_numbers_that_are_none(word):
+    with pytest.raises(InputError, match=rf"'{word.partition('=')[0]}.*finite"):
+        read(word)

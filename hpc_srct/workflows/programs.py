@@ -2,19 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 
 from hpc_srct import console
 from hpc_srct.errors import InputError, MachineError, SrctError, Stopped
 
 # 130: interrupted before it had a state to save.
 _ERRORS: dict[int, type[SrctError]] = {2: InputError, 75: Stopped, 130: Stopped}
+
+
+class _Commands:
+    """Those that run, those that are just being started, and the signal that asked to stop."""
+
+    def __init__(self) -> None:
+        self.running: set[subprocess.Popen[str]] = set()
+        self.starting: set[object] = set()
+        self.asked: int | None = None
+
+
+_commands = _Commands()
+
+
+@contextlib.contextmanager
+def signals_passed_on() -> Iterator[None]:
+    """Pass what asks to stop on to the commands that `run` has started: they save and end.
+
+    A Ctrl-C the terminal sends to all of them by itself.
+
+    Raises
+    ------
+    Stopped
+        Asked while no command ran; while one did, its own code says so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        if not _commands.running and not _commands.starting:
+            name = signal.Signals(number).name
+            raise Stopped(f"stopped by {name}. The same command again goes on.")
+        _commands.asked = number
+        for process in list(_commands.running):
+            process.send_signal(number)
+
+    asking = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    former = {number: signal.signal(number, pass_on) for number in asking}
+    try:
+        yield
+    finally:
+        _commands.asked = None
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def find_program(name: str) -> str | None:
@@ -59,23 +108,37 @@ def run(
             command = [mpiexec, "-n", str(ranks), *command]
             shown = ["mpiexec", "-n", str(ranks), *shown]
     console.out.print(f"$ {shlex.join(shown)}", style="bold", markup=False)
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, **(environment or {})},
-        stdout=subprocess.PIPE if label else None,
-        stderr=subprocess.STDOUT if label else None,
-        text=True,
-        errors="replace",
-    )
-    for line in process.stdout or ():
-        console.out.print(f"{label}: {line.rstrip()}", markup=False)
-    while True:
-        try:
-            code = process.wait()
-            break
-        except KeyboardInterrupt:
-            # The terminal sent it to the command too: let it save and end by itself.
-            continue
+    this = object()
+    _commands.starting.add(this)
+    try:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **(environment or {})},
+            stdout=subprocess.PIPE if label else None,
+            stderr=subprocess.STDOUT if label else None,
+            text=True,
+            errors="replace",
+        )
+        _commands.running.add(process)
+    finally:
+        _commands.starting.discard(this)
+    if _commands.asked is not None:  # while it was being started
+        process.send_signal(_commands.asked)
+    try:
+        for line in process.stdout or ():
+            console.out.print(f"{label}: {line.rstrip()}", markup=False)
+        code = _code_of(process)
+    finally:
+        _commands.running.discard(process)
     if code != 0:
         kind = _ERRORS.get(code, MachineError)
         raise kind(f"`{shlex.join(shown)}` ended with code {code}; its own message stands above.")
+
+
+def _code_of(process: subprocess.Popen[str]) -> int:
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The terminal sent it to the command too: let it save and end by itself.
+            continue

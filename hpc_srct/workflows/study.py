@@ -25,11 +25,12 @@ from hpc_srct.settings.study import StudySettings
 from hpc_srct.training import run_folder
 from hpc_srct.workflows.evaluate import Evaluation, evaluate
 from hpc_srct.workflows.feasible import check_study, named_scans
-from hpc_srct.workflows.programs import run
+from hpc_srct.workflows.programs import run, signals_passed_on
 
 RECORD = "study.yaml"
 
 
+@signals_passed_on()
 def run_study(settings: StudySettings, out: Path) -> Evaluation:
     """Do what is missing of a study in folder `out`, and evaluate its runs.
 

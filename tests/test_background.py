@@ -42,6 +42,11 @@ class Disk:
         monkeypatch.setattr(Path, "replace", replaced)
 
 
+def hand_over(names: NamesInBackground, path: Path) -> None:
+    with written_aside(path, names) as aside:
+        aside.write_text("whole")
+
+
 @pytest.fixture
 def disk(monkeypatch) -> Disk:
     return Disk(monkeypatch)
@@ -77,11 +82,9 @@ def test_what_the_disk_refuses_in_the_background_is_told_by_the_next_file(tmp_pa
     disk.free.set()
     disk.fails = OSError(errno.ENOSPC, "No space left on device")
     names = NamesInBackground()
-    with written_aside(tmp_path / "one", names) as aside:
-        aside.write_text("1")
-    said = r"one: cannot be written: the disk is full; free some space"
-    with pytest.raises(MachineError, match=said), written_aside(tmp_path / "two", names) as aside:
-        aside.write_text("2")
+    hand_over(names, tmp_path / "one")
+    with pytest.raises(MachineError, match=r"one: cannot be written: the disk is full; free some"):
+        hand_over(names, tmp_path / "two")
     names.wait()  # told once
     assert list(tmp_path.iterdir()) == []
 
@@ -90,13 +93,11 @@ def test_what_is_whole_is_kept_when_the_file_before_failed(tmp_path, disk):
     disk.free.set()
     disk.fails = OSError(errno.EIO, "Input/output error")
     names = NamesInBackground()
-    with written_aside(tmp_path / "one", names) as aside:
-        aside.write_text("1")
+    hand_over(names, tmp_path / "one")
     assert names._named.wait(20)
     disk.fails = None
-    told = pytest.raises(MachineError, match="one: ")
-    with told, written_aside(tmp_path / "two", names) as aside:
-        aside.write_text("2")
+    with pytest.raises(MachineError, match="one: "):
+        hand_over(names, tmp_path / "two")
     assert [path.name for path in tmp_path.iterdir()] == ["two"]
 
 

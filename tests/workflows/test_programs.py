@@ -17,7 +17,6 @@ while :; do sleep 0.05; done
 """
 OUTER = """
 import sys
-from pathlib import Path
 from hpc_srct.errors import Stopped
 from hpc_srct.workflows import programs
 
